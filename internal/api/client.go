@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/secret"
 )
 
 // Client talks to the daemon on one socket. It is safe for concurrent use.
@@ -88,19 +89,36 @@ func (c *Client) Run(ctx context.Context, req RunRequest, event func(line []byte
 	return hub.Run{}, hub.Hint(fmt.Errorf("the daemon's answer broke off: %w", err), "see how the run ended with `claude-hub runs`")
 }
 
-// Lease asks for a lease on a gateway of the daemon's. It ends when release is
-// called, when ctx ends, or when this process does.
-func (c *Client) Lease(ctx context.Context, req LeaseRequest) (lease Lease, release func(), err error) {
+// Lease asks for a lease on a gateway of the daemon's. It ends when it is
+// closed, when ctx ends, or when this process does.
+func (c *Client) Lease(ctx context.Context, req LeaseRequest) (*HeldLease, error) {
 	resp, err := c.do(ctx, http.MethodPost, "/leases", req)
 	if err != nil {
-		return Lease{}, nil, err
+		return nil, err
 	}
+	var lease Lease
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&lease); err != nil {
 		resp.Body.Close()
-		return Lease{}, nil, fmt.Errorf("reading the daemon's answer: %w", err)
+		return nil, fmt.Errorf("reading the daemon's answer: %w", err)
 	}
-	return lease, func() { resp.Body.Close() }, nil
+	return &HeldLease{url: lease.URL, token: secret.New(lease.Token), conn: resp.Body}, nil
 }
+
+// HeldLease is a lease that lives until it is closed.
+type HeldLease struct {
+	url   string
+	token secret.Text
+	conn  io.Closer
+}
+
+// URL is the gateway's base URL, on loopback.
+func (l *HeldLease) URL() string { return l.url }
+
+// Token is the lease token.
+func (l *HeldLease) Token() secret.Text { return l.token }
+
+// Close ends the lease. It may be called twice.
+func (l *HeldLease) Close() error { return l.conn.Close() }
 
 // Cancel asks the daemon to end a run. It returns when the daemon has been told,
 // not when the run has ended.

@@ -97,7 +97,7 @@ func TestErrorsKeepKindAndHint(t *testing.T) {
 		if !errors.Is(err, kind) || hub.HintOf(err) != "do this" || err.Error() != e.err.Error() {
 			t.Errorf("Run error = %v (hint %q); want %v", err, hub.HintOf(err), e.err)
 		}
-		_, _, err = c.Lease(t.Context(), api.LeaseRequest{})
+		_, err = c.Lease(t.Context(), api.LeaseRequest{})
 		if !errors.Is(err, kind) {
 			t.Errorf("Lease error = %v; want %v", err, kind)
 		}
@@ -118,11 +118,11 @@ func TestRunEndsWithItsClient(t *testing.T) {
 
 func TestLeaseEndsWithItsClient(t *testing.T) {
 	e, c, _ := start(t)
-	l, release, err := c.Lease(t.Context(), api.LeaseRequest{})
-	if err != nil || l.Token != "sk-ant-oat01-lease-fake" || l.URL == "" {
+	l, err := c.Lease(t.Context(), api.LeaseRequest{})
+	if err != nil || l.Token().Reveal() != "sk-ant-oat01-lease-fake" || l.URL() == "" {
 		t.Fatalf("Lease = %+v, %v", l, err)
 	}
-	release()
+	l.Close()
 	if got := <-e.ended; got != "lease" {
 		t.Errorf("%s ended; want lease", got)
 	}
@@ -130,11 +130,11 @@ func TestLeaseEndsWithItsClient(t *testing.T) {
 
 func TestLeaseEndsWithTheDaemon(t *testing.T) {
 	e, c, s := start(t)
-	_, release, err := c.Lease(t.Context(), api.LeaseRequest{})
+	l, err := c.Lease(t.Context(), api.LeaseRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer release()
+	defer l.Close()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
