@@ -8,7 +8,10 @@
 //  2. Config.Connected returns before the client learns that its tunnel stands
 //     and before its first byte is forwarded. If it was not called for an
 //     address, no byte of a client has gone there.
-//  3. What a client sends before its tunnel stands is bounded in size and time.
+//  3. Config.Answered returns before the server's first byte is passed on. A
+//     client of TLS has not sent its request by then, nor will it if the tunnel
+//     is cut there.
+//  4. What a client sends before its tunnel stands is bounded in size and time.
 package door
 
 import (
@@ -43,6 +46,10 @@ type Config struct {
 	// client is. An error refuses the tunnel. Nil accepts. It may be called from
 	// several goroutines.
 	Connected func(hostport string) error
+	// Answered is told that the address has sent its first byte, before the
+	// client gets it. An error cuts the tunnel. Nil accepts. It may be called
+	// from several goroutines.
+	Answered func(hostport string) error
 	// Password, if not empty, must be given by the client as the password of a
 	// basic Proxy-Authorization, so that no other user of the machine comes in
 	// over loopback. URL contains it.
@@ -261,21 +268,45 @@ func (d *Door) handle(client net.Conn) {
 		return
 	}
 	client.SetDeadline(time.Time{})
-	splice(client, in, server)
+	d.splice(client, in, server, address)
 }
 
 // splice copies both ways until both directions have ended, passing on each end
 // of stream.
-func splice(client net.Conn, in io.Reader, server net.Conn) {
+func (d *Door) splice(client net.Conn, in io.Reader, server net.Conn, address string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, err := io.Copy(server, in)
 		hangUp(server, err)
 	}()
-	_, err := io.Copy(client, server)
+	err := d.awaitAnswer(client, server, address)
+	if err == nil {
+		_, err = io.Copy(client, server)
+	}
 	hangUp(client, err)
+	if err != nil {
+		server.Close() // ends the other direction, too
+	}
 	<-done
+}
+
+// awaitAnswer passes on the server's first bytes once Answered has consented.
+func (d *Door) awaitAnswer(client, server net.Conn, address string) error {
+	if d.cfg.Answered == nil {
+		return nil
+	}
+	first := make([]byte, 4<<10)
+	n, err := server.Read(first)
+	if n == 0 {
+		return err
+	}
+	if err := d.cfg.Answered(address); err != nil {
+		d.cfg.Log.Warn("the door cut a tunnel", "reason", err)
+		return err
+	}
+	_, err = client.Write(first[:n])
+	return err
 }
 
 // hangUp passes an end of stream on to c, or an error as a cut.

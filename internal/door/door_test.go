@@ -286,6 +286,57 @@ func TestConnectedComesBeforeTheAnswer(t *testing.T) {
 	}
 }
 
+// The server's first byte waits for Answered, and stays behind if that refuses.
+func TestAnsweredComesBeforeTheFirstByte(t *testing.T) {
+	up := newUpstream(t, http.StatusOK) // says hello
+	enter, leave := make(chan struct{}), make(chan error)
+	d := start(t, door.Config{Upstream: parse(t, up.URL), Answered: func(string) error { enter <- struct{}{}; return <-leave }})
+	for _, verdict := range []error{nil, errors.New("disk full")} {
+		c := dial(t, d)
+		io.WriteString(c, connect(platform))
+		r := bufio.NewReader(c)
+		if resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect}); err != nil || resp.StatusCode != 200 {
+			t.Fatalf("the answer = %v, %v", resp, err)
+		}
+		<-enter
+		c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if b, err := r.ReadByte(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("while the callback runs the client read %q, %v", b, err)
+		}
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		leave <- verdict
+		b, err := r.ReadByte()
+		if allowed := err == nil && b == 'h'; allowed != (verdict == nil) {
+			t.Errorf("after %v the client read %q, %v", verdict, b, err)
+		}
+		c.Close()
+	}
+}
+
+// A server that never speaks was never asked anything.
+func TestSilenceIsNotAnswered(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	go func() {
+		if c, err := mute.Accept(); err == nil {
+			io.ReadFull(c, make([]byte, 5))
+			c.Close()
+		}
+	}()
+	address, called := mute.Addr().String(), false
+	d := start(t, door.Config{Allow: []string{address}, Answered: func(string) error { called = true; return nil }})
+	c := dial(t, d)
+	io.WriteString(c, connect(address)+"hello")
+	got, _ := io.ReadAll(c)
+	d.Close()
+	if !strings.HasPrefix(string(got), "HTTP/1.1 200 ") || called {
+		t.Errorf("the client got %q, answered = %v; want a tunnel and no answer", got, called)
+	}
+}
+
 func TestPasswordKeepsOthersOut(t *testing.T) {
 	up := newUpstream(t, http.StatusOK)
 	d := start(t, door.Config{Upstream: parse(t, up.URL), Password: "fake-password"})
