@@ -1,0 +1,231 @@
+package bubblewrap
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
+)
+
+// cgroups is where this process may make control groups.
+type cgroups struct {
+	unified bool
+	memory  string // a directory to make groups in
+	pids    string // the same as memory if unified
+	home    []string
+}
+
+// findCgroups tries where a group can be made: beside this process's children, or
+// beside this process where its own group is barred to more groups by having
+// processes. It returns nil where neither works.
+func findCgroups() *cgroups {
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	for _, c := range locate(string(self), string(mounts)) {
+		sweep(c)
+		g, err := c.create(sandbox.Limits{Memory: 1 << 30, Processes: 100})
+		if err == nil {
+			g.remove()
+			return c
+		}
+	}
+	return nil
+}
+
+// locate reads the places to try from a process's cgroup and mountinfo files.
+func locate(self, mountinfo string) []*cgroups {
+	own := map[string]string{} // controller, or "" for the unified hierarchy, to path
+	for line := range strings.Lines(self) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 {
+			for _, controller := range strings.Split(parts[1], ",") {
+				own[controller] = parts[2]
+			}
+		}
+	}
+	dirs := map[string]string{}
+	for line := range strings.Lines(mountinfo) {
+		before, after, ok := strings.Cut(line, " - ")
+		front, back := strings.Fields(before), strings.Fields(after)
+		if !ok || len(front) < 5 || len(back) < 3 {
+			continue
+		}
+		root, at := front[3], front[4]
+		switch back[0] {
+		case "cgroup2":
+			dirs[""] = join(at, root, own[""])
+		case "cgroup":
+			for _, option := range strings.Split(back[2], ",") {
+				if path, ok := own[option]; ok && (option == "memory" || option == "pids") {
+					dirs[option] = join(at, root, path)
+				}
+			}
+		}
+	}
+	var found []*cgroups
+	if dirs["memory"] != "" && dirs["pids"] != "" {
+		found = append(found, &cgroups{memory: dirs["memory"], pids: dirs["pids"], home: []string{dirs["memory"], dirs["pids"]}})
+	}
+	if dir := dirs[""]; dir != "" {
+		found = append(found,
+			&cgroups{unified: true, memory: dir, pids: dir, home: []string{dir}},
+			&cgroups{unified: true, memory: filepath.Dir(dir), pids: filepath.Dir(dir), home: []string{dir}})
+	}
+	return found
+}
+
+// join returns where the group at path is, when its hierarchy's root is mounted at.
+func join(at, root, path string) string {
+	if root != "/" {
+		path = strings.TrimPrefix(path, root)
+	}
+	return filepath.Join(at, path)
+}
+
+// groupPrefix, the hub's process ID and a random part name a group, so that the
+// groups of a dead hub can be told.
+const groupPrefix = "claude-hub-"
+
+// sweep removes the groups of hubs that are gone.
+func sweep(c *cgroups) {
+	for _, parent := range []string{c.memory, c.pids} {
+		left, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
+		for _, dir := range left {
+			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), groupPrefix), "-")
+			if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
+				os.Remove(dir)
+			}
+		}
+	}
+}
+
+// group is one sandbox's control group: a directory, or with version 1 two.
+type group struct {
+	dirs   []string
+	home   []string
+	events string // the file that counts kills for memory
+}
+
+// create makes a group with these limits.
+func (c *cgroups) create(limits sandbox.Limits) (*group, error) {
+	name := groupPrefix + strconv.Itoa(os.Getpid()) + "-" + strings.TrimPrefix(string(hub.NewRunID(time.Now())), "r-")
+	g := &group{home: c.home, dirs: []string{filepath.Join(c.memory, name)}}
+	g.events = filepath.Join(g.dirs[0], "memory.oom_control")
+	memory := []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}
+	if c.unified {
+		g.events = filepath.Join(g.dirs[0], "memory.events")
+		memory = []string{"memory.max"}
+	} else {
+		g.dirs = append(g.dirs, filepath.Join(c.pids, name))
+	}
+	for _, dir := range g.dirs {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			g.remove()
+			return nil, err
+		}
+	}
+	if err := g.limit(limits, memory, c.unified); err != nil {
+		g.remove()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *group) limit(limits sandbox.Limits, memory []string, unified bool) error {
+	if limits.Memory > 0 {
+		for i, file := range memory {
+			err := write(filepath.Join(g.dirs[0], file), strconv.FormatInt(limits.Memory, 10))
+			if err != nil && (i == 0 || !errors.Is(err, os.ErrNotExist)) { // the second is there with swap only
+				return err
+			}
+		}
+		if unified {
+			err := write(filepath.Join(g.dirs[0], "memory.swap.max"), "0")
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	if limits.Processes > 0 {
+		return write(filepath.Join(g.dirs[len(g.dirs)-1], "pids.max"), strconv.Itoa(limits.Processes))
+	}
+	return nil
+}
+
+// add moves a process into the group.
+func (g *group) add(pid int) error { return move(g.dirs, pid) }
+
+// release moves the shim out again, once the command is in: a job that has used
+// up its processes must not keep the shim from starting a thread, nor may the
+// kernel choose the shim when memory is short. Without it the limits hold too.
+func (g *group) release(pid int) { move(g.home, pid) }
+
+func move(dirs []string, pid int) error {
+	for _, dir := range dirs {
+		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outOfMemory reports whether the kernel has killed in the group.
+func (g *group) outOfMemory() bool {
+	f, err := os.Open(g.events)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if count, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+			return strings.TrimSpace(count) != "0"
+		}
+	}
+	return false
+}
+
+// remove deletes the group. The kernel may need a moment after the last process.
+// A group that stays is swept by a later hub.
+func (g *group) remove() {
+	if g == nil {
+		return
+	}
+	for _, dir := range slices.Backward(g.dirs) {
+		for try := range 20 {
+			if err := os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
+				break
+			}
+			time.Sleep(time.Duration(try) * time.Millisecond)
+		}
+	}
+}
+
+func write(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // never creates
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("control group: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package bubblewrap
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
+)
+
+// startTimeout bounds a start on a machine that is very busy.
+const startTimeout = 30 * time.Second
+
+// descriptors are the numbers that files have in bubblewrap.
+type descriptors struct {
+	info, seccomp int
+	etc           int // the first of len(etc)
+}
+
+// Start starts bubblewrap, puts it into its control group, and only then tells
+// the shim what to run.
+func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if spec.Home != "" {
+		if info, err := os.Stat(spec.Home); err != nil || !info.IsDir() {
+			return nil, fmt.Errorf("%w: the sandbox's home %s is not a directory", hub.ErrInvalid, spec.Home)
+		}
+	}
+	p := newProcess(d, spec)
+	if err := p.launch(); err != nil {
+		p.files.close()
+		return nil, fmt.Errorf("starting bubblewrap: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { p.kill(sandbox.ReasonKilled) })
+	err := p.handshake()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		p.kill(sandbox.ReasonKilled)
+		p.abandon()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, err
+	}
+	p.supervise(ctx)
+	return p, nil
+}
+
+// launch starts bubblewrap from a thread that stays until bubblewrap has ended:
+// the kernel takes the end of the thread for the death of the parent.
+func (p *process) launch() error {
+	ends, err := p.files.open(p.driver.seccomp, p.spec.Stdin != nil)
+	if err != nil {
+		return err
+	}
+	defer ends.close()
+	args, err := p.driver.argv(p.spec, ends.numbers())
+	if err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{
+		Path: p.driver.program, Args: append([]string{"bwrap"}, args...), Env: []string{}, Dir: "/",
+		Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr, ExtraFiles: ends.extra(),
+	}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			cmd.Wait() // how bubblewrap exits says nothing that the shim has not said
+			close(p.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	p.bwrap = cmd.Process
+	return nil
+}
+
+// handshake brings the sandbox from bubblewrap's start to the command's.
+func (p *process) handshake() error {
+	deadline := time.Now().Add(startTimeout)
+	p.files.info.SetReadDeadline(deadline)
+	p.files.status.SetReadDeadline(deadline)
+	var info struct {
+		PID int `json:"child-pid"`
+	}
+	if err := json.NewDecoder(io.LimitReader(p.files.info, 1<<16)).Decode(&info); err != nil || info.PID <= 0 {
+		return p.setupError(err)
+	}
+	if err := p.adopt(info.PID); err != nil {
+		return err
+	}
+	boot := shim.Boot{Args: p.spec.Args, Env: p.spec.Env, Dir: p.spec.Dir, FileSize: p.spec.Limits.FileSize}
+	if boot.Dir == "" {
+		boot.Dir = sandbox.Home
+	}
+	for i, s := range p.spec.Sockets {
+		boot.Forwards = append(boot.Forwards, shim.Forward{Port: s.Port, Socket: insideSocket + strconv.Itoa(i)})
+	}
+	if p.group == nil && p.spec.Limits.Processes > 0 {
+		boot.Processes = p.spec.Limits.Processes + processSlack
+	}
+	p.files.control.SetWriteDeadline(deadline)
+	if err := shim.WriteBoot(p.files.control, boot); err != nil {
+		return p.setupError(err)
+	}
+	p.files.control.SetWriteDeadline(time.Time{})
+	p.status = bufio.NewReaderSize(io.LimitReader(p.files.status, 1<<16), 4096)
+	status, err := p.nextStatus()
+	if err != nil {
+		return p.setupError(err)
+	}
+	p.files.status.SetReadDeadline(time.Time{})
+	if status.Failed != nil {
+		return startError(p.spec, status.Failed)
+	}
+	if !status.Started {
+		return fmt.Errorf("the sandbox's shim began with %q", status)
+	}
+	if p.group != nil {
+		p.group.release(info.PID)
+	}
+	return nil
+}
+
+// adopt takes hold of the sandbox's PID 1 by its number on the host.
+func (p *process) adopt(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("taking hold of the sandbox: %w", err)
+	}
+	p.setInit(fd)
+	// Let the kernel take the job before the hub when the machine is out of memory.
+	os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0)
+	limits := p.spec.Limits
+	if limits.Memory == 0 && limits.Processes == 0 {
+		return nil
+	}
+	if groups := p.driver.cgroups(); groups != nil {
+		p.group, err = groups.create(limits)
+		if err == nil {
+			err = p.group.add(pid)
+		}
+		if err == nil {
+			return nil
+		}
+		p.driver.log.Warn("no control group for this sandbox; counting instead", "error", err)
+		p.group.remove()
+		p.group = nil
+	}
+	p.procs, err = os.Open("/proc/" + strconv.Itoa(pid))
+	return err
+}
+
+// setupError is why the shim never got to say anything: what bubblewrap wrote.
+func (p *process) setupError(err error) error {
+	p.kill(sandbox.ReasonKilled)
+	p.files.stderr.SetReadDeadline(time.Now().Add(time.Second))
+	said, _ := io.ReadAll(io.LimitReader(p.files.stderr, 4096))
+	if text := strings.TrimSpace(string(said)); text != "" {
+		return explain(fmt.Errorf("setting up the sandbox: %s", text))
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = errors.New("bubblewrap ended early")
+	}
+	return fmt.Errorf("setting up the sandbox: %w", err)
+}
+
+// startError is why the shim could not start the command.
+func startError(spec sandbox.Spec, f *shim.Failure) error {
+	if f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR || f.Errno == unix.EACCES {
+		return hub.Hint(fmt.Errorf("%w: in the sandbox: %s", hub.ErrNotFound, f.What),
+			fmt.Sprintf("the command %q and the directory %q must lie in /usr or in one of the sandbox's mounts", spec.Args[0], spec.Dir))
+	}
+	return fmt.Errorf("in the sandbox: %s", f.What)
+}

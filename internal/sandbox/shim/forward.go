@@ -1,0 +1,65 @@
+package shim
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// forward listens on the loopback address and leads each connection to the
+// socket, for as long as the process lives.
+func forward(f Forward) error {
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: f.Port})
+	if err != nil {
+		return fmt.Errorf("listening inside the sandbox: %w", err)
+	}
+	go serve(l, f.Socket)
+	return nil
+}
+
+// serve ends when the listener is closed.
+func serve(l *net.TCPListener, socket string) {
+	for {
+		in, err := l.AcceptTCP()
+		if err != nil {
+			if ne, ok := err.(net.Error); ok && ne.Temporary() { //nolint:staticcheck // out of descriptors: the job's doing, and passing
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			return
+		}
+		go join(in, socket)
+	}
+}
+
+// join carries bytes both ways. Each side's end of writing is passed on by
+// itself, so that a half-closed connection still gets its answer; an error on
+// either side ends both.
+func join(in *net.TCPConn, socket string) {
+	defer in.Close()
+	out, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	done := make(chan error, 2)
+	go func() { done <- carry(out, in) }()
+	go func() { done <- carry(in, out) }()
+	if err := <-done; err == nil {
+		<-done
+	}
+}
+
+type stream interface {
+	io.ReadWriter
+	CloseWrite() error
+}
+
+// carry lets the kernel move the bytes, where it can: both ends are sockets.
+func carry(dst, src stream) error {
+	if _, err := io.Copy(dst, src); err != nil {
+		return err
+	}
+	return dst.CloseWrite()
+}

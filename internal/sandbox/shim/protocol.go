@@ -1,0 +1,146 @@
+package shim
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Arg, as the first argument, makes the hub's binary act as the shim.
+const Arg = "sandbox-shim"
+
+// The descriptors that a driver gives the shim.
+const (
+	// ControlFD is a pipe from the driver: first the [Boot], then one byte for
+	// each thing to do. Its end kills the sandbox.
+	ControlFD = 3
+	// StatusFD is a pipe to the driver: one line for each [Status].
+	StatusFD = 4
+)
+
+// Interrupt, on the control pipe, sends SIGTERM to the command.
+const Interrupt byte = 'T'
+
+// Boot is what the shim is to do. It comes over a pipe, because arguments and
+// environment can be read by every user of the host.
+type Boot struct {
+	Args     []string
+	Env      []string
+	Dir      string
+	Forwards []Forward
+	// FileSize and Processes become resource limits of the command; 0 is none.
+	FileSize  int64
+	Processes int
+}
+
+// Forward is a loopback port that leads to a unix socket.
+type Forward struct {
+	Port   int
+	Socket string
+}
+
+// maxBoot bounds a Boot on the wire: an argument list and an environment can't
+// be longer in the kernel either.
+const maxBoot = 8 << 20
+
+// WriteBoot sends b in one write.
+func WriteBoot(w io.Writer, b Boot) error {
+	data, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxBoot {
+		return fmt.Errorf("the command and its environment have %d bytes, more than %d", len(data), maxBoot)
+	}
+	_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...))
+	return err
+}
+
+// ReadBoot receives what WriteBoot sent, and not a byte more.
+func ReadBoot(r io.Reader) (Boot, error) {
+	var b Boot
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return b, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > maxBoot {
+		return b, fmt.Errorf("a boot message of %d bytes", n)
+	}
+	data := make([]byte, n)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return b, err
+	}
+	if err := json.Unmarshal(data, &b); err != nil {
+		return b, err
+	}
+	if len(b.Args) == 0 {
+		return b, errors.New("a boot message without a command")
+	}
+	return b, nil
+}
+
+// Status is what the shim says: that the command runs, that it can't be started,
+// or how it ended. Exactly one of the fields is set.
+type Status struct {
+	Started bool
+	Failed  *Failure
+	Exited  *Exited
+}
+
+// Failure is why the command could not be started.
+type Failure struct {
+	Errno syscall.Errno // 0 if unknown
+	What  string
+}
+
+// Exited is how the command ended: Signal is 0 if it exited by itself.
+type Exited struct {
+	Code   int
+	Signal syscall.Signal
+}
+
+// String returns the line that stands for s on the status pipe.
+func (s Status) String() string {
+	switch {
+	case s.Failed != nil:
+		return fmt.Sprintf("failed %d %q\n", int(s.Failed.Errno), s.Failed.What)
+	case s.Exited != nil:
+		return fmt.Sprintf("exited %d %d\n", s.Exited.Code, int(s.Exited.Signal))
+	}
+	return "started\n"
+}
+
+// ParseStatus reads one line of the status pipe. A job might have written it.
+func ParseStatus(line string) (Status, error) {
+	bad := fmt.Errorf("the sandbox's shim said %.100q", line)
+	line, ok := strings.CutSuffix(line, "\n")
+	if !ok {
+		return Status{}, bad
+	}
+	word, rest, _ := strings.Cut(line, " ")
+	first, second, _ := strings.Cut(rest, " ")
+	n, err := strconv.Atoi(first)
+	switch word {
+	case "started":
+		if rest == "" {
+			return Status{Started: true}, nil
+		}
+	case "failed":
+		what, qerr := strconv.Unquote(second)
+		if err == nil && qerr == nil && n >= 0 && n < 4096 {
+			return Status{Failed: &Failure{Errno: syscall.Errno(n), What: what}}, nil
+		}
+	case "exited":
+		sig, serr := strconv.Atoi(second)
+		if err == nil && serr == nil && n >= 0 && n <= 255 && sig >= 0 && sig <= 64 {
+			return Status{Exited: &Exited{Code: n, Signal: syscall.Signal(sig)}}, nil
+		}
+	}
+	return Status{}, bad
+}
