@@ -61,11 +61,22 @@ func (t Text) Fingerprint() string {
 
 const redacted = "[secret]"
 
-func (t Text) String() string               { return redacted }
-func (t Text) GoString() string             { return redacted }
-func (t Text) Format(f fmt.State, _ rune)   { io.WriteString(f, redacted) }
-func (t Text) LogValue() slog.Value         { return slog.StringValue(redacted) }
+// String does not return the text.
+func (t Text) String() string { return redacted }
+
+// GoString does not return the text.
+func (t Text) GoString() string { return redacted }
+
+// Format does not write the text, whatever the verb.
+func (t Text) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+
+// LogValue does not hold the text.
+func (t Text) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText refuses.
 func (t Text) MarshalText() ([]byte, error) { return nil, errMarshal }
+
+// MarshalJSON refuses.
 func (t Text) MarshalJSON() ([]byte, error) { return nil, errMarshal }
 
 var errMarshal = errors.New("a secret cannot be marshalled; reveal it where it must be written")
