@@ -1,0 +1,141 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+)
+
+// followInterval is how often a follower looks for more.
+const followInterval = 100 * time.Millisecond
+
+// listen calls cancel when somebody writes to the control pipe.
+func (d *directory) listen(cancel func()) {
+	d.listening = make(chan struct{})
+	go func() {
+		defer close(d.listening)
+		var b [1]byte
+		if _, err := d.control.Read(b[:]); err == nil {
+			cancel()
+		}
+	}()
+}
+
+// closeControl ends the run for those who follow or cancel it. It may be called twice.
+func (d *directory) closeControl() {
+	if d.control == nil {
+		return
+	}
+	os.Remove(d.in(controlFile))
+	d.control.Close() // ends the read
+	if d.listening != nil {
+		<-d.listening
+	}
+	d.control = nil
+}
+
+// openControl opens the pipe of a run that goes on, whichever process has it.
+// The kernel refuses when nobody reads it: the run is over, or its process gone.
+// It is [hub.ErrNotFound] then.
+func openControl(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, controlFile), os.O_WRONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, syscall.ENXIO) || errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: a process with that run", hub.ErrNotFound)
+	}
+	return f, err
+}
+
+// Cancel asks the process that has the run, which may be another one, to cancel
+// it, and returns at once. A run that has ended is [hub.ErrConflict].
+func (r *Runner) Cancel(ctx context.Context, id hub.RunID) error {
+	if _, err := hub.ParseRunID(string(id)); err != nil {
+		return err
+	}
+	record, err := r.cfg.Store.Run(ctx, id)
+	if err != nil {
+		return err
+	}
+	f, err := openControl(r.directory(id))
+	if errors.Is(err, hub.ErrNotFound) || record.Verdict != "" {
+		return hub.Hint(fmt.Errorf("%w: run %s has ended already", hub.ErrConflict, id), "see how with `claude-hub runs`")
+	}
+	if err != nil {
+		return fmt.Errorf("cancelling run %s: %w", id, err)
+	}
+	_, err = f.Write([]byte("c"))
+	if err := errors.Join(err, f.Close()); err != nil && !errors.Is(err, syscall.EPIPE) { // it ended this moment
+		return fmt.Errorf("cancelling run %s: %w", id, err)
+	}
+	return nil
+}
+
+func (r *Runner) directory(id hub.RunID) string {
+	return filepath.Join(r.cfg.Dir, runsDir, string(id))
+}
+
+// Log writes what the event log of the run holds now, in whole lines.
+func (r *Runner) Log(id hub.RunID, w io.Writer) error {
+	f, err := r.openLog(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// Follow writes the event log of the run, as it grows, until the run has ended
+// or ctx has; the latter is not an error of the log, and returned as it is.
+func (r *Runner) Follow(ctx context.Context, id hub.RunID, w io.Writer) error {
+	f, err := r.openLog(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	tick := time.NewTicker(followInterval)
+	defer tick.Stop()
+	for {
+		ended := !alive(r.directory(id)) // before reading: what is written later is not missed
+		if _, err := io.Copy(w, f); err != nil {
+			return err
+		}
+		if ended {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Runner) openLog(id hub.RunID) (*os.File, error) {
+	if _, err := hub.ParseRunID(string(id)); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(r.directory(id), eventsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, hub.Hint(fmt.Errorf("%w: the event log of run %s", hub.ErrNotFound, id), "list the runs with `claude-hub runs`")
+	}
+	return f, err
+}
+
+// alive reports whether a process has the run in this directory. Asking does not
+// touch the lock, which a reconciler may be trying at the same moment.
+func alive(dir string) bool {
+	f, err := openControl(dir)
+	if err != nil {
+		return !errors.Is(err, hub.ErrNotFound)
+	}
+	f.Close()
+	return true
+}

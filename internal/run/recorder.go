@@ -1,0 +1,220 @@
+package run
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/secret"
+)
+
+// Bounds of the event log.
+const (
+	maxLine    = agent.MaxLine
+	maxLog     = 256 << 20 // of one run
+	logReserve = 64 << 10  // of maxLog, for the hub's own notes
+	maxNote    = 8 << 10   // text in one note
+	maxSession = 100
+)
+
+// NoteType is the type of the hub's own entries in the event log and the stream.
+const NoteType = "hub"
+
+// Note is an entry of the hub's own, beside the CLI's events.
+type Note struct {
+	Type    string      `json:"type"`    // always NoteType
+	Subtype string      `json:"subtype"` // see the constants
+	Run     hub.RunID   `json:"run,omitempty"`
+	Text    string      `json:"text,omitempty"`
+	Verdict hub.Verdict `json:"verdict,omitempty"`
+}
+
+// The subtypes of notes.
+const (
+	NoteStarted = "started" // the first entry
+	NoteGarbage = "garbage" // Text was printed where an event was due
+	NoteDropped = "dropped" // an event was too long to keep
+	NoteCut     = "cut"     // the log is full; what follows is lost
+	NoteStderr  = "stderr"  // Text is the end of the CLI's standard error
+	NoteVerdict = "verdict" // the last entry; Text is the reason
+)
+
+// recorder takes the CLI's standard output apart into events, keeps them in the
+// log and passes them on. It is the [io.Writer] that the sandbox writes to.
+type recorder struct {
+	mu      sync.Mutex // held while a line is taken; covers all below
+	file    *os.File
+	sink    *sink
+	partial []byte // of a line that has not ended
+	skipped int    // bytes so far of a line that is too long to keep
+	size    int64  // of the log
+	full    bool
+	closed  bool
+	lost    error            // the first error of writing the log
+	session string           // the CLI's session
+	result  *agent.Result    // its last one
+	limit   *agent.RateLimit // the last one
+}
+
+// Write never fails: a log that cannot be written is told at the end, and does
+// not end the run.
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(p)
+	for !r.closed && len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			r.hold(p)
+			break
+		}
+		r.end(p[:i])
+		p = p[i+1:]
+	}
+	return n, nil
+}
+
+// hold keeps the start of a line until the rest comes.
+func (r *recorder) hold(p []byte) {
+	if r.skipped > 0 || len(r.partial)+len(p) > maxLine {
+		r.skipped += len(r.partial) + len(p)
+		r.partial = nil
+		return
+	}
+	r.partial = append(r.partial, p...)
+}
+
+// end takes the last part of a line.
+func (r *recorder) end(p []byte) {
+	if len(r.partial) > 0 || r.skipped > 0 || len(p) > maxLine {
+		r.hold(p)
+		p = r.partial
+	}
+	if r.skipped > 0 {
+		r.noteLocked(Note{Subtype: NoteDropped, Text: fmt.Sprintf("an event of %d bytes", r.skipped)})
+	} else {
+		r.take(p)
+	}
+	r.partial, r.skipped = r.partial[:0], 0
+}
+
+// take handles one whole line.
+func (r *recorder) take(p []byte) {
+	p = bytes.TrimSpace(p)
+	if len(p) == 0 {
+		return
+	}
+	event, err := agent.ParseEvent(p)
+	if err != nil {
+		r.noteLocked(Note{Subtype: NoteGarbage, Text: printable(p)})
+		return
+	}
+	if event.Session != "" {
+		r.session = excerpt(event.Session, maxSession)
+	}
+	if event.Result != nil {
+		r.result = event.Result
+	}
+	if event.Limit != nil {
+		r.limit = event.Limit
+	}
+	r.keep(secret.Scrub(p))
+}
+
+// printable is the start of foreign bytes for a note.
+func printable(p []byte) string { return excerpt(string(p[:min(len(p), maxNote)]), maxNote) }
+
+// note adds an entry of our own.
+func (r *recorder) note(n Note) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.noteLocked(n)
+}
+
+func (r *recorder) noteLocked(n Note) {
+	n.Type = NoteType
+	b, err := json.Marshal(n)
+	if err != nil || r.closed { // it has strings only
+		return
+	}
+	r.keep(b)
+}
+
+// keep writes one line to the log and passes it on.
+func (r *recorder) keep(line []byte) {
+	limit := int64(maxLog - logReserve)
+	if r.full {
+		limit = maxLog
+	}
+	if r.size+int64(len(line)) >= limit {
+		if !r.full {
+			r.full = true
+			r.noteLocked(Note{Subtype: NoteCut})
+		}
+	} else if !r.full || isNote(line) {
+		n, err := r.file.Write(append(line[:len(line):len(line)], '\n')) // one write: a follower sees whole lines
+		r.size += int64(n)
+		if err != nil && r.lost == nil {
+			r.lost = err
+		}
+	}
+	r.sink.send(line)
+}
+
+func isNote(line []byte) bool { return bytes.HasPrefix(line, []byte(`{"type":"`+NoteType+`",`)) }
+
+// finish takes what is left of a last line without its newline, and fills in
+// what the CLI has said.
+func (r *recorder) finish(e *ending) (session string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.partial) > 0 || r.skipped > 0 {
+		r.end(nil)
+	}
+	e.result, e.limit = r.result, r.limit
+	return r.session
+}
+
+// close ends the log; what is written later is discarded.
+func (r *recorder) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	if err := r.file.Close(); err != nil && r.lost == nil {
+		r.lost = err
+	}
+	return r.lost
+}
+
+// tail keeps the last bytes that are written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	if len(p) > maxNote {
+		p = p[len(p)-maxNote:]
+	}
+	if excess := len(t.buf) + len(p) - maxNote; excess > 0 {
+		t.buf = append(t.buf[:0], t.buf[excess:]...)
+	}
+	t.buf = append(t.buf, p...)
+	return n, nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return printable(t.buf)
+}
