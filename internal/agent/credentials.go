@@ -44,7 +44,6 @@ const (
 	keyAccount        = "accountUuid"
 	keyOrganization   = "organizationUuid"
 	scopeInference    = "user:inference"
-	scopeProfile      = "user:profile"
 	maxCredentialFile = 1 << 20
 )
 
@@ -122,17 +121,16 @@ func (c Credentials) Adopt(old Credentials) Credentials {
 
 // Placeholder returns the login that a sandbox sees: the lease token in the
 // place of the access token, valid until the given time, on the same plan as
-// like. It has no refresh token, so that the CLI never tries to refresh it, and
-// names no account.
+// like (from which the CLI chooses its default model). It has no refresh token,
+// so that the CLI never tries to refresh it, and names no account. Its only
+// scope is inference: with user:profile the CLI (2.1.330) sends the lease token to
+// the platform's profile endpoint, past ANTHROPIC_BASE_URL; without, everything
+// goes to the gateway. [Canary] proves it.
 func Placeholder(leaseToken secret.Text, like Credentials, until time.Time) Credentials {
-	scopes := like.Scopes
-	if len(scopes) == 0 {
-		scopes = []string{scopeInference, scopeProfile}
-	}
 	return Credentials{
 		AccessToken:   leaseToken,
 		ExpiresAt:     until,
-		Scopes:        scopes,
+		Scopes:        []string{scopeInference},
 		Subscription:  like.Subscription,
 		RateLimitTier: like.RateLimitTier,
 	}

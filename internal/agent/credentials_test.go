@@ -209,7 +209,7 @@ func TestPlaceholderHoldsNothingOfTheLogin(t *testing.T) {
 	out := encode(t, agent.Placeholder(secret.New(fakeLease), parse(t, wholeFile), until))
 	var got, want any
 	json.Unmarshal([]byte(out), &got)
-	json.Unmarshal([]byte(`{"claudeAiOauth":{"accessToken":"`+fakeLease+`","expiresAt":1799000000000,"scopes":["user:inference","user:profile"],"subscriptionType":"max","rateLimitTier":"default_claude_max_20x"}}`), &want)
+	json.Unmarshal([]byte(`{"claudeAiOauth":{"accessToken":"`+fakeLease+`","expiresAt":1799000000000,"scopes":["user:inference"],"subscriptionType":"max","rateLimitTier":"default_claude_max_20x"}}`), &want)
 	if a, b := encodeAny(got), encodeAny(want); a != b {
 		t.Errorf("placeholder = %s\nwant %s", a, b)
 	}
