@@ -13,7 +13,7 @@ import (
 // system's own files there.
 var systemPaths = []string{
 	"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32",
-	"/proc", "/run/claude-hub", "/sbin", "/sys", "/usr",
+	"/proc", "/sbin", "/sys", "/usr",
 }
 
 // Inside returns the path that the host's directory dir should have inside: its

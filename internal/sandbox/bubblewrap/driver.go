@@ -56,7 +56,8 @@ type Driver struct {
 	program, shim   string
 	grace, interval time.Duration
 	log             *slog.Logger
-	system          []string
+	system          []string // arguments
+	etc             []etcFile
 	seccomp         []byte
 	cgroups         func() *cgroups // nil where there are none; found once
 }
@@ -70,7 +71,8 @@ func New(cfg Config) (*Driver, error) {
 		grace:    cmp.Or(cfg.Grace, 5*time.Second),
 		interval: cmp.Or(cfg.Interval, 250*time.Millisecond),
 		log:      cmp.Or(cfg.Log, slog.Default()),
-		system:   system(),
+		system:   systemArgs(),
+		etc:      etcFiles(),
 		seccomp:  filter(),
 		cgroups:  sync.OnceValue(findCgroups),
 	}
@@ -78,11 +80,7 @@ func New(cfg Config) (*Driver, error) {
 		d.cgroups = func() *cgroups { return nil }
 	}
 	if d.shim == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("finding the hub's own binary: %w", err)
-		}
-		d.shim = self
+		d.shim = "/proc/self/exe" // what runs, even if its file has been replaced since
 	}
 	if d.program == "" {
 		path, err := exec.LookPath("bwrap")

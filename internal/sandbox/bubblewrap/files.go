@@ -2,82 +2,121 @@ package bubblewrap
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
 
-// files are the driver's ends of the pipes to a sandbox.
-type files struct {
+// pipes are the driver's ends of the pipes to a sandbox.
+type pipes struct {
 	stdin, control               *os.File // to the sandbox; stdin is nil without an input
 	stdout, stderr, status, info *os.File // from it
 }
 
-// ends are bubblewrap's ends of the same pipes, and what it reads once.
-type ends struct {
+func (p *pipes) close() {
+	for _, file := range []*os.File{p.stdin, p.stdout, p.stderr, p.control, p.status, p.info} {
+		file.Close() // a nil *os.File only returns an error
+	}
+}
+
+// inherited are the files that bubblewrap starts with. The first two of extra
+// are the shim's, see package shim; the others are read or opened through
+// /proc/self/fd, which saves a mount for each.
+type inherited struct {
 	stdin, stdout, stderr *os.File
-	control, status, info *os.File
-	seccomp               *os.File
-	etc                   []*os.File
+	extra                 []*os.File
+	errs                  []error
+
+	info, seccomp, shim string   // numbers of descriptors, inside
+	etc                 []string // as the driver's etc
+	sockets             []string // paths, as Spec.Sockets
 }
 
-// open makes the pipes. What it has opened when it fails, is closed.
-func (f *files) open(seccomp []byte, input bool) (*ends, error) {
-	e := &ends{}
-	var errs []error
-	in := func(ours, theirs **os.File) { // we write
-		r, w, err := os.Pipe()
-		*theirs, *ours, errs = r, w, append(errs, err)
-	}
-	out := func(ours, theirs **os.File) { // we read
-		r, w, err := os.Pipe()
-		*ours, *theirs, errs = r, w, append(errs, err)
-	}
-	ready := func(data []byte) *os.File { // smaller than a pipe
-		r, w, err := os.Pipe()
-		if err == nil {
-			_, err = w.Write(data)
-			w.Close()
-		}
-		errs = append(errs, err)
-		return r
-	}
-	if input {
-		in(&f.stdin, &e.stdin)
+// open opens all that a sandbox needs. Nothing stays open when it fails.
+func (d *Driver) open(spec sandbox.Spec) (*pipes, *inherited, error) {
+	p, in := &pipes{}, &inherited{}
+	if spec.Stdin != nil {
+		in.stdin, p.stdin = in.pipe()
 	} else {
-		null, err := os.Open(os.DevNull)
-		e.stdin, errs = null, append(errs, err)
+		in.stdin = in.file(os.DevNull, os.O_RDONLY)
 	}
-	out(&f.stdout, &e.stdout)
-	out(&f.stderr, &e.stderr)
-	in(&f.control, &e.control)
-	out(&f.status, &e.status)
-	out(&f.info, &e.info)
-	e.seccomp = ready(seccomp)
-	for _, file := range etc {
-		e.etc = append(e.etc, ready([]byte(file.text)))
+	p.stdout, in.stdout = in.pipe()
+	p.stderr, in.stderr = in.pipe()
+	var control, status, info *os.File
+	control, p.control = in.pipe()
+	p.status, status = in.pipe()
+	p.info, info = in.pipe()
+	in.add(control)
+	in.add(status)
+	in.info = in.add(info)
+	in.seccomp = in.add(in.ready(d.seccomp))
+	in.shim = in.add(in.file(d.shim, os.O_RDONLY))
+	for _, file := range d.etc {
+		if file.host != "" {
+			in.etc = append(in.etc, in.add(in.file(file.host, os.O_RDONLY)))
+		} else {
+			in.etc = append(in.etc, in.add(in.ready([]byte(file.text))))
+		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		e.close()
-		return nil, err
+	for _, s := range spec.Sockets {
+		in.sockets = append(in.sockets, "/proc/self/fd/"+in.add(in.socket(s.Host)))
 	}
-	return e, nil
+	if err := errors.Join(in.errs...); err != nil {
+		p.close()
+		in.close()
+		return nil, nil, err
+	}
+	return p, in, nil
 }
 
-// extra is bubblewrap's files from descriptor 3 on: the shim's two first.
-func (e *ends) extra() []*os.File {
-	return append([]*os.File{e.control, e.status, e.info, e.seccomp}, e.etc...)
+// add gives f to bubblewrap and returns its number there.
+func (in *inherited) add(f *os.File) string {
+	in.extra = append(in.extra, f)
+	return strconv.Itoa(2 + len(in.extra))
 }
 
-// numbers says where extra puts them.
-func (e *ends) numbers() descriptors { return descriptors{info: 5, seccomp: 6, etc: 7} }
+func (in *inherited) pipe() (r, w *os.File) {
+	r, w, err := os.Pipe()
+	in.errs = append(in.errs, err)
+	return r, w
+}
 
-func (e *ends) close() {
-	for _, f := range append(e.extra(), e.stdin, e.stdout, e.stderr) {
-		f.Close() // a nil *os.File only returns an error
+func (in *inherited) file(path string, flags int) *os.File {
+	f, err := os.OpenFile(path, flags, 0)
+	in.errs = append(in.errs, err)
+	return f
+}
+
+// ready returns a pipe that holds data, which must be smaller than a pipe.
+func (in *inherited) ready(data []byte) *os.File {
+	r, w := in.pipe()
+	if w != nil {
+		_, err := w.Write(data)
+		in.errs = append(in.errs, err)
+		w.Close()
 	}
+	return r
 }
 
-func (f *files) close() {
-	for _, file := range []*os.File{f.stdin, f.stdout, f.stderr, f.control, f.status, f.info} {
-		file.Close()
+func (in *inherited) socket(path string) *os.File {
+	info, err := os.Stat(path)
+	if err == nil && info.Mode().Type() != os.ModeSocket {
+		err = fmt.Errorf("%s is not a socket", path)
+	}
+	if err != nil {
+		in.errs = append(in.errs, fmt.Errorf("%w: %w", hub.ErrInvalid, err))
+		return nil
+	}
+	return in.file(path, unix.O_PATH)
+}
+
+func (in *inherited) close() {
+	for _, f := range append(in.extra, in.stdin, in.stdout, in.stderr) {
+		f.Close()
 	}
 }

@@ -58,6 +58,6 @@ func (p *process) pump(from *os.File, to io.Writer) {
 // feed carries the input. It ends with the input or, at the next Read's return,
 // with the sandbox.
 func (p *process) feed() {
-	io.Copy(p.files.stdin, p.spec.Stdin)
-	p.files.stdin.Close()
+	io.Copy(p.pipes.stdin, p.spec.Stdin)
+	p.pipes.stdin.Close()
 }

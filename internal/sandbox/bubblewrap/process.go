@@ -19,7 +19,7 @@ import (
 type process struct {
 	driver *Driver
 	spec   sandbox.Spec
-	files  files
+	pipes  *pipes
 	bwrap  *os.Process
 	status *bufio.Reader
 	group  *group   // nil where there is none
@@ -65,7 +65,7 @@ func (p *process) Interrupt() error {
 	}
 	// The pipe is empty, and the write is of one byte: it does not block. It
 	// fails when the shim is gone, which is no error here.
-	p.files.control.Write([]byte{shim.Interrupt})
+	p.pipes.control.Write([]byte{shim.Interrupt})
 	return nil
 }
 
@@ -115,8 +115,8 @@ func (p *process) supervise(ctx context.Context) {
 		p.mu.Unlock()
 	}
 	var pumps sync.WaitGroup
-	pumps.Go(func() { p.pump(p.files.stdout, p.writer(p.spec.Stdout)) })
-	pumps.Go(func() { p.pump(p.files.stderr, p.writer(p.spec.Stderr)) })
+	pumps.Go(func() { p.pump(p.pipes.stdout, p.writer(p.spec.Stdout)) })
+	pumps.Go(func() { p.pump(p.pipes.stderr, p.writer(p.spec.Stderr)) })
 	if p.spec.Stdin != nil {
 		go p.feed()
 	}
@@ -194,7 +194,7 @@ func (p *process) release() {
 		p.init = -1
 	}
 	p.mu.Unlock()
-	p.files.close()
+	p.pipes.close()
 	p.procs.Close()
 	p.group.remove()
 }

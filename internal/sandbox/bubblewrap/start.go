@@ -24,12 +24,6 @@ import (
 // startTimeout bounds a start on a machine that is very busy.
 const startTimeout = 30 * time.Second
 
-// descriptors are the numbers that files have in bubblewrap.
-type descriptors struct {
-	info, seccomp int
-	etc           int // the first of len(etc)
-}
-
 // Start starts bubblewrap, puts it into its control group, and only then tells
 // the shim what to run.
 func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
@@ -45,12 +39,12 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 		}
 	}
 	p := newProcess(d, spec)
-	if err := p.launch(); err != nil {
-		p.files.close()
+	sockets, err := p.launch()
+	if err != nil {
 		return nil, fmt.Errorf("starting bubblewrap: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { p.kill(sandbox.ReasonKilled) })
-	err := p.handshake()
+	err = p.handshake(sockets)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -67,20 +61,22 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 }
 
 // launch starts bubblewrap from a thread that stays until bubblewrap has ended:
-// the kernel takes the end of the thread for the death of the parent.
-func (p *process) launch() error {
-	ends, err := p.files.open(p.driver.seccomp, p.spec.Stdin != nil)
+// the kernel takes the end of the thread for the death of the parent. It returns
+// the paths that Spec.Sockets have inside.
+func (p *process) launch() (sockets []string, err error) {
+	pipes, in, err := p.driver.open(p.spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer ends.close()
-	args, err := p.driver.argv(p.spec, ends.numbers())
+	defer in.close()
+	args, err := p.driver.argv(p.spec, in)
 	if err != nil {
-		return err
+		pipes.close()
+		return nil, err
 	}
 	cmd := &exec.Cmd{
 		Path: p.driver.program, Args: append([]string{"bwrap"}, args...), Env: []string{}, Dir: "/",
-		Stdin: ends.stdin, Stdout: ends.stdout, Stderr: ends.stderr, ExtraFiles: ends.extra(),
+		Stdin: in.stdin, Stdout: in.stdout, Stderr: in.stderr, ExtraFiles: in.extra,
 	}
 	started := make(chan error, 1)
 	go func() {
@@ -94,21 +90,22 @@ func (p *process) launch() error {
 		}
 	}()
 	if err := <-started; err != nil {
-		return err
+		pipes.close()
+		return nil, err
 	}
-	p.bwrap = cmd.Process
-	return nil
+	p.pipes, p.bwrap = pipes, cmd.Process
+	return in.sockets, nil
 }
 
 // handshake brings the sandbox from bubblewrap's start to the command's.
-func (p *process) handshake() error {
+func (p *process) handshake(sockets []string) error {
 	deadline := time.Now().Add(startTimeout)
-	p.files.info.SetReadDeadline(deadline)
-	p.files.status.SetReadDeadline(deadline)
+	p.pipes.info.SetReadDeadline(deadline)
+	p.pipes.status.SetReadDeadline(deadline)
 	var info struct {
 		PID int `json:"child-pid"`
 	}
-	if err := json.NewDecoder(io.LimitReader(p.files.info, 1<<16)).Decode(&info); err != nil || info.PID <= 0 {
+	if err := json.NewDecoder(io.LimitReader(p.pipes.info, 1<<16)).Decode(&info); err != nil || info.PID <= 0 {
 		return p.setupError(err)
 	}
 	if err := p.adopt(info.PID); err != nil {
@@ -119,22 +116,22 @@ func (p *process) handshake() error {
 		boot.Dir = sandbox.Home
 	}
 	for i, s := range p.spec.Sockets {
-		boot.Forwards = append(boot.Forwards, shim.Forward{Port: s.Port, Socket: insideSocket + strconv.Itoa(i)})
+		boot.Forwards = append(boot.Forwards, shim.Forward{Port: s.Port, Socket: sockets[i]})
 	}
 	if p.group == nil && p.spec.Limits.Processes > 0 {
 		boot.Processes = p.spec.Limits.Processes + processSlack
 	}
-	p.files.control.SetWriteDeadline(deadline)
-	if err := shim.WriteBoot(p.files.control, boot); err != nil {
+	p.pipes.control.SetWriteDeadline(deadline)
+	if err := shim.WriteBoot(p.pipes.control, boot); err != nil {
 		return p.setupError(err)
 	}
-	p.files.control.SetWriteDeadline(time.Time{})
-	p.status = bufio.NewReaderSize(io.LimitReader(p.files.status, 1<<16), 4096)
+	p.pipes.control.SetWriteDeadline(time.Time{})
+	p.status = bufio.NewReaderSize(io.LimitReader(p.pipes.status, 1<<16), 4096)
 	status, err := p.nextStatus()
 	if err != nil {
 		return p.setupError(err)
 	}
-	p.files.status.SetReadDeadline(time.Time{})
+	p.pipes.status.SetReadDeadline(time.Time{})
 	if status.Failed != nil {
 		return startError(p.spec, status.Failed)
 	}
@@ -179,8 +176,8 @@ func (p *process) adopt(pid int) error {
 // setupError is why the shim never got to say anything: what bubblewrap wrote.
 func (p *process) setupError(err error) error {
 	p.kill(sandbox.ReasonKilled)
-	p.files.stderr.SetReadDeadline(time.Now().Add(time.Second))
-	said, _ := io.ReadAll(io.LimitReader(p.files.stderr, 4096))
+	p.pipes.stderr.SetReadDeadline(time.Now().Add(time.Second))
+	said, _ := io.ReadAll(io.LimitReader(p.pipes.stderr, 4096))
 	if text := strings.TrimSpace(string(said)); text != "" {
 		return explain(fmt.Errorf("setting up the sandbox: %s", text))
 	}

@@ -85,6 +85,8 @@ func harden() error {
 			syscall.CloseOnExec(fd)
 		}
 	}
+	// Not dumpable: a job of the same user can neither trace the shim nor open its
+	// memory, its descriptors, or its program, which is the host's own file.
 	if err == nil {
 		err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
