@@ -119,15 +119,15 @@ func run(ctx context.Context, p process) (output []byte, exit int, err error) {
 		return nil, -1, startError(err)
 	}
 	err = cmd.Wait()
-	killGroup(cmd.Process.Pid)
+	killGroup(cmd.Process.Pid) // BUG: theoretically its number belongs to another group by now
 	if ctx.Err() != nil {
-		return out.Bytes(), -1, fmt.Errorf("it did not end in time: %w", context.Cause(ctx))
+		return out.kept.Bytes(), -1, fmt.Errorf("it did not end in time: %w", context.Cause(ctx))
 	}
 	_, failed := errors.AsType[*exec.ExitError](err)
 	if err != nil && !failed && !errors.Is(err, exec.ErrWaitDelay) {
-		return out.Bytes(), -1, err
+		return out.kept.Bytes(), -1, err
 	}
-	return out.Bytes(), cmd.ProcessState.ExitCode(), nil
+	return out.kept.Bytes(), cmd.ProcessState.ExitCode(), nil
 }
 
 func killGroup(pid int) error {
@@ -151,14 +151,14 @@ func startError(err error) error {
 // head is a writer that keeps the first bytes and forgets the rest, so that a
 // program that prints without end costs no memory.
 type head struct {
-	bytes.Buffer
+	kept bytes.Buffer // not embedded: its ReadFrom would take everything
 	left int
 	tee  io.Writer
 }
 
 func (h *head) Write(p []byte) (int, error) {
 	n := min(len(p), h.left)
-	h.Buffer.Write(p[:n])
+	h.kept.Write(p[:n])
 	h.left -= n
 	if h.tee != nil {
 		h.tee.Write(p) // a viewer that is gone must not stop the work
