@@ -42,10 +42,14 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	defer timer.Stop()
 	x.dir.listen(func() { cancel(errCancelled) })
 	s := newSink(ctx, f, cancel)
-	defer s.close(0)
-	defer cancel(nil) // before the sink is closed, so that a panic of ours does not wait for it
-
-	e := x.execute(ctx, s)
+	x.events = &recorder{file: x.dir.events, sink: s}
+	defer func() { // all of it done already, unless this is a panic
+		cancel(nil) // so that nobody waits for the sink
+		x.events.close()
+		s.close(0)
+	}()
+	x.events.note(Note{Subtype: NoteStarted, Run: x.record.ID})
+	e := x.execute(ctx)
 	x.settle(closing, e)
 	if err := x.dir.clean(); err != nil {
 		x.log.Error("a run's private files could not be removed", "dir", x.dir.path, "err", err)
@@ -64,10 +68,8 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 
 // execute runs the CLI. When it returns, also by a panic, the sandbox is gone
 // and the lease revoked.
-func (x *execution) execute(ctx context.Context, s *sink) (e ending) {
+func (x *execution) execute(ctx context.Context) (e ending) {
 	e.exit.Code = -1
-	x.events = &recorder{file: x.dir.events, sink: s}
-	x.events.note(Note{Subtype: NoteStarted, Run: x.record.ID})
 	way, err := x.open(ctx)
 	if err != nil {
 		e.err, e.cause = err, context.Cause(ctx)

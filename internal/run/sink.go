@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -12,6 +13,7 @@ import (
 type sink struct {
 	ctx   context.Context // of the run: once it has ended, nobody waits for the function
 	lines chan []byte
+	end   sync.Once     // closes lines
 	done  chan struct{} // closed when the goroutine has ended
 	gone  atomic.Bool   // the run has returned: the function must not be called any more
 	panic any           // what the function panicked with; read after done
@@ -65,13 +67,13 @@ func (s *sink) send(line []byte) {
 }
 
 // close waits until all lines have been taken, but not for long once the run's
-// context has ended. It returns what the function panicked with, or nil. Nobody
-// sends any more.
+// context has ended. It returns what the function panicked with, or nil. It may
+// be called twice; nobody sends any more.
 func (s *sink) close(patience time.Duration) any {
 	if s == nil {
 		return nil
 	}
-	close(s.lines)
+	s.end.Do(func() { close(s.lines) })
 	select {
 	case <-s.done:
 		return s.panic
