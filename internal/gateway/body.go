@@ -77,6 +77,9 @@ type attempt struct {
 	closed atomic.Bool
 }
 
+// Bytes lets the wire client send the body without a copy.
+func (a *attempt) Bytes() []byte { return a.body.bytes() }
+
 func (a *attempt) Close() error {
 	if !a.closed.Swap(true) {
 		a.body.release()

@@ -27,12 +27,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
 
+	"github.com/claude-hub/claude-hub/internal/gateway/wire"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/lease"
 	"github.com/claude-hub/claude-hub/internal/secret"
@@ -120,11 +120,12 @@ func New(cfg Config) (*Gateway, error) {
 		g.maxConns = defaultMaxConns
 	}
 	if g.transport == nil {
-		t, err := NewTransport(os.Getenv)
+		dial, err := wire.Dialer(g.upstream, os.Getenv)
 		if err != nil {
 			return nil, err
 		}
-		g.transport, g.idle = t, t.CloseIdleConnections
+		c := wire.NewClient(g.upstream, dial)
+		g.transport, g.idle = c, c.CloseIdleConnections
 	}
 	return g, nil
 }
@@ -147,15 +148,10 @@ func checkUpstream(u *url.URL) error {
 		return bad("has a host with a dot at its beginning or end")
 	case strings.HasSuffix(u.Host, ":") || strings.Contains(u.Host, "%"):
 		return bad("has a port or zone that is not plain")
-	case u.Scheme == "http" && !loopback(host):
+	case u.Scheme == "http" && !wire.Loopback(host):
 		return bad("is plain http, which is for loopback only")
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // Close closes every endpoint and waits for them. It may be called more than

@@ -115,12 +115,7 @@ func start(t *testing.T, u *upstream, change ...func(*gateway.Config, *gateway.R
 		t.Fatal(err)
 	}
 	b := &bench{log: &logBuffer{}}
-	transport, err := gateway.NewTransport(func(string) string { return "" })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	cfg := gateway.Config{Upstream: target, Tokens: tokens{}, Transport: transport, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	cfg := gateway.Config{Upstream: target, Tokens: tokens{}, Log: slog.New(slog.NewTextHandler(b.log, nil))}
 	req := gateway.Request{Run: "r-test", Profile: "p-test", Limits: hub.Limits{Lifetime: time.Minute}}
 	for _, c := range change {
 		c(&cfg, &req)

@@ -64,7 +64,7 @@ func (x *exchange) copy(res *http.Response) error {
 	buffer := newBuffer(size)
 	defer freeBuffer(buffer)
 	rc := http.NewResponseController(x.w)
-	if flush {
+	if early, ok := res.Body.(interface{ Buffered() int }); flush && (!ok || early.Buffered() == 0) {
 		if err := rc.Flush(); err != nil { // the header, should the first event take long
 			return err
 		}
