@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -47,7 +48,7 @@ func (c *cli) config() string   { return filepath.Join(c.home, "config") }
 func (c *cli) credFile() string { return filepath.Join(c.config(), ".credentials.json") }
 
 func (c *cli) command(args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	c.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, hubtest.Claude(c.t), args...)
 	cmd.Env, cmd.Dir = c.env, c.home
@@ -197,17 +198,53 @@ var (
 func (c *cli) terminal(s *simulator.Simulator, until string, args ...string) string {
 	c.t.Helper()
 	cmd := c.command(args...)
-	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: 2000})
+	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: 1000})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer tty.Close()
+	chunks := readChunks(tty)
+	// The full-screen program takes an Enter that comes soon after a paste for a
+	// part of it, so Enter is pressed until the program is done.
+	enter := time.NewTicker(300 * time.Millisecond)
+	defer enter.Stop()
+	var screen string
+	for pasted, open := false, true; open; {
+		select {
+		case chunk, more := <-chunks:
+			screen, open = screen+chunk, more
+		case <-enter.C:
+			if pasted {
+				fmt.Fprint(tty, "\r")
+			}
+			continue
+		}
+		plain := escapes.ReplaceAllString(screen, "")
+		if url := urlPattern.FindString(plain); !pasted && url != "" && pastePrompt.MatchString(plain) {
+			pasted = true
+			code, err := s.Approve(c.t.Context(), url)
+			if err != nil {
+				c.t.Errorf("Approve: %v", err)
+			}
+			fmt.Fprint(tty, code)
+		}
+	}
+	err = cmd.Wait()
+	out := escapes.ReplaceAllString(screen, "")
+	if err != nil || !strings.Contains(out, until) {
+		c.t.Fatalf("claude %v: %v: %q", args, err, out)
+	}
+	return out
+}
+
+// readChunks reads r in a goroutine until it ends.
+func readChunks(r io.Reader) <-chan string {
 	chunks := make(chan string)
 	go func() {
 		defer close(chunks)
 		buf := make([]byte, 64<<10)
 		for {
-			n, err := tty.Read(buf)
+			n, err := r.Read(buf)
 			if n > 0 {
 				chunks <- string(buf[:n])
 			}
@@ -216,34 +253,5 @@ func (c *cli) terminal(s *simulator.Simulator, until string, args ...string) str
 			}
 		}
 	}()
-	var screen strings.Builder
-	pasted := 0
-	for chunk := range chunks {
-		screen.WriteString(chunk)
-		if pasted > 0 { // Enter counts once the paste has been drawn; more of it does no harm
-			if pasted++; pasted < 5 {
-				fmt.Fprint(tty, "\r")
-			}
-			continue
-		}
-		plain := escapes.ReplaceAllString(screen.String(), "")
-		url := urlPattern.FindString(plain)
-		if url == "" || !pastePrompt.MatchString(plain) {
-			continue
-		}
-		code, err := s.Approve(c.t.Context(), url)
-		if err != nil {
-			c.t.Errorf("Approve: %v", err)
-			cmd.Process.Kill()
-			continue
-		}
-		pasted = 1
-		fmt.Fprint(tty, code)
-	}
-	err = cmd.Wait()
-	out := escapes.ReplaceAllString(screen.String(), "")
-	if err != nil || !strings.Contains(out, until) {
-		c.t.Fatalf("claude %v: %v: %q", args, err, out)
-	}
-	return out
+	return chunks
 }
