@@ -2,10 +2,10 @@ package shim
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,41 +48,99 @@ type Forward struct {
 // be longer in the kernel either.
 const maxBoot = 8 << 20
 
-// WriteBoot sends b in one write.
+// WriteBoot sends b in one write: its length in 4 bytes, then its fields, each
+// ended by NUL, which none can contain; a list begins with its length.
 func WriteBoot(w io.Writer, b Boot) error {
-	data, err := json.Marshal(b)
-	if err != nil {
-		return err
+	fields := []string{b.Dir, strconv.FormatInt(b.FileSize, 10), strconv.Itoa(b.Processes), strconv.Itoa(len(b.Args))}
+	fields = append(fields, b.Args...)
+	fields = append(append(fields, strconv.Itoa(len(b.Env))), b.Env...)
+	fields = append(fields, strconv.Itoa(len(b.Forwards)))
+	for _, f := range b.Forwards {
+		fields = append(fields, strconv.Itoa(f.Port), f.Socket)
+	}
+	data := make([]byte, 4)
+	for _, field := range fields {
+		if strings.ContainsRune(field, 0) {
+			return errors.New("a NUL byte in the command or its environment")
+		}
+		data = append(append(data, field...), 0)
 	}
 	if len(data) > maxBoot {
 		return fmt.Errorf("the command and its environment have %d bytes, more than %d", len(data), maxBoot)
 	}
-	_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...))
+	binary.BigEndian.PutUint32(data, uint32(len(data)-4))
+	_, err := w.Write(data)
 	return err
 }
 
 // ReadBoot receives what WriteBoot sent, and not a byte more.
 func ReadBoot(r io.Reader) (Boot, error) {
-	var b Boot
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return b, err
+		return Boot{}, err
 	}
 	n := binary.BigEndian.Uint32(size[:])
-	if n > maxBoot {
-		return b, fmt.Errorf("a boot message of %d bytes", n)
+	if n == 0 || n > maxBoot {
+		return Boot{}, fmt.Errorf("a boot message of %d bytes", n)
 	}
 	data := make([]byte, n)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return b, err
+		return Boot{}, err
 	}
-	if err := json.Unmarshal(data, &b); err != nil {
-		return b, err
+	return parseBoot(string(data))
+}
+
+func parseBoot(data string) (Boot, error) {
+	f := fields{rest: data}
+	b := Boot{Dir: f.text(), FileSize: f.number(math.MaxInt64), Processes: int(f.number(math.MaxInt32))}
+	b.Args = f.list()
+	b.Env = f.list()
+	for range f.number(maxForwards) {
+		b.Forwards = append(b.Forwards, Forward{Port: int(f.number(65535)), Socket: f.text()})
 	}
-	if len(b.Args) == 0 {
-		return b, errors.New("a boot message without a command")
+	if f.bad || f.rest != "" || len(b.Args) == 0 {
+		return Boot{}, errors.New("a boot message that makes no sense")
 	}
 	return b, nil
+}
+
+const maxForwards = 64
+
+// fields takes a boot message apart. After the first that is missing or is no
+// number, bad is set, and all others are empty.
+type fields struct {
+	rest string
+	bad  bool
+}
+
+func (f *fields) text() string {
+	text, rest, ok := strings.Cut(f.rest, "\x00")
+	if !ok || f.bad {
+		f.bad = true
+		return ""
+	}
+	f.rest = rest
+	return text
+}
+
+func (f *fields) number(most int64) int64 {
+	n, err := strconv.ParseInt(f.text(), 10, 64)
+	if err != nil || n < 0 || n > most {
+		f.bad = true
+		return 0
+	}
+	return n
+}
+
+func (f *fields) list() []string {
+	// Each element has a byte at least, so that the length can't ask for more
+	// memory than the message has.
+	n := f.number(int64(len(f.rest)))
+	list := make([]string, 0, n)
+	for range n {
+		list = append(list, f.text())
+	}
+	return list
 }
 
 // Status is what the shim says: that the command runs, that it can't be started,

@@ -1,0 +1,139 @@
+package sandboxtest
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/claude-hub/claude-hub/internal/sandbox"
+)
+
+func testMemory(t *testing.T, d sandbox.Driver) {
+	spec := newPlace(t).spec(t, insideProbe, probeArg, "eat")
+	spec.Limits.Memory = 200 << 20
+	if r := run(t, d, spec); r.Reason != sandbox.ReasonMemory || r.Code == 0 {
+		t.Errorf("a job that takes 1 GiB of 200 MiB ended with %+v, output %q", r.Exit, r.out)
+	}
+	// Not the command itself, but one of many below it.
+	spec = newPlace(t).spec(t, "sh", "-c", "("+insideProbe+" "+probeArg+" eat); sleep 300")
+	spec.Limits.Memory = 200 << 20
+	if r := run(t, d, spec); r.Reason != sandbox.ReasonMemory {
+		t.Errorf("a job whose child takes 1 GiB of 200 MiB ended with %+v, output %q", r.Exit, r.out)
+	}
+	spec = newPlace(t).spec(t, "sh", "-c", "exit 9")
+	spec.Limits.Memory = 200 << 20
+	if r := run(t, d, spec); r.Exit != (sandbox.Exit{Code: 9}) {
+		t.Errorf("a small job ended with %+v", r.Exit)
+	}
+}
+
+// testTemp fills the temporary directories, which are memory.
+func testTemp(t *testing.T, d sandbox.Driver) {
+	for _, dir := range []string{"/tmp", "/dev/shm"} {
+		spec := newPlace(t).spec(t, "sh", "-c", "head -c 40000000 /dev/zero > "+dir+"/x; stat -c %s "+dir+"/x")
+		spec.Limits.Temp = 8 << 20
+		r := run(t, d, spec)
+		if size := strings.TrimSpace(r.out); size == "40000000" || len(size) < 7 {
+			t.Errorf("with 8 MiB for it, %s took %s bytes (%s)", dir, size, r.err)
+		}
+	}
+}
+
+func testForks(t *testing.T, d sandbox.Driver) {
+	spec := newPlace(t).spec(t, insideProbe, probeArg, "forks")
+	spec.Stdin = strings.NewReader("300")
+	spec.Limits.Processes = 60
+	r := run(t, d, spec)
+	held := r.Exit == sandbox.Exit{} && strings.TrimSpace(r.out) != "300"
+	if !held && r.Reason != sandbox.ReasonProcesses {
+		t.Errorf("300 processes of 60: ended with %+v, output %q, error %q", r.Exit, r.out, r.err)
+	}
+	spec = newPlace(t).spec(t, insideProbe, probeArg, "forks")
+	spec.Stdin = strings.NewReader("20")
+	spec.Limits.Processes = 60
+	if r := run(t, d, spec); r.Exit != (sandbox.Exit{}) || r.out != "20\n" {
+		t.Errorf("20 processes of 60: ended with %+v, output %q, error %q", r.Exit, r.out, r.err)
+	}
+}
+
+func testTime(t *testing.T, d sandbox.Driver) {
+	for script, want := range map[string]sandbox.Exit{
+		"exec sleep 300": {Code: -1, Signal: "SIGTERM", Reason: sandbox.ReasonTime},
+		"trap 'exit 143' TERM; while :; do sleep 0.05; done": {Code: 143, Reason: sandbox.ReasonTime},
+		"trap '' TERM INT HUP; while :; do sleep 0.05; done": {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime},
+		"kill -STOP $$": {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime},
+		"exec >&- 2>&- <&-; trap '' TERM; while :; do :; done": {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime},
+	} {
+		spec := newPlace(t).spec(t, "sh", "-c", script)
+		spec.Limits.Time = 300 * time.Millisecond
+		if r := run(t, d, spec); r.Exit != want {
+			t.Errorf("%s: ended with %+v; want %+v", script, r.Exit, want)
+		}
+	}
+}
+
+func testOutput(t *testing.T, d sandbox.Driver) {
+	for _, script := range []string{"exec yes", "yes >&2", "yes & yes >&2", "trap '' PIPE TERM; while :; do echo x; echo y >&2; done"} {
+		spec := newPlace(t).spec(t, "sh", "-c", script)
+		spec.Limits.Output = 100_000
+		r := run(t, d, spec)
+		if r.Reason != sandbox.ReasonOutput || len(r.out)+len(r.err) != 100_000 {
+			t.Errorf("%s: ended with %+v after %d bytes; want the reason output after 100000", script, r.Exit, len(r.out)+len(r.err))
+		}
+	}
+	spec := newPlace(t).spec(t, "head", "-c", "100000", "/dev/zero")
+	spec.Limits.Output = 100_000
+	if r := run(t, d, spec); r.Exit != (sandbox.Exit{}) || len(r.out) != 100_000 {
+		t.Errorf("output of exactly the limit: ended with %+v after %d bytes", r.Exit, len(r.out))
+	}
+}
+
+func testFileSize(t *testing.T, d sandbox.Driver) {
+	p := newPlace(t)
+	spec := p.spec(t, "dd", "if=/dev/zero", "of=big", "bs=1M", "count=64")
+	spec.Limits.FileSize = 4 << 20
+	r := run(t, d, spec)
+	if r.Reason != sandbox.ReasonDisk || r.Code == 0 {
+		t.Errorf("a job that writes 64 MiB of 4 ended with %+v", r.Exit)
+	}
+	if info, err := os.Stat(p.work + "/big"); err != nil || info.Size() > 4<<20 {
+		t.Errorf("the file on the host: %v, %v", info, err)
+	}
+	spec = newPlace(t).spec(t, "sh", "-c", "sleep 300 & ulimit -c")
+	if r := run(t, d, spec); r.out != "0\n" {
+		t.Errorf("core files may have %q blocks; want 0", r.out)
+	}
+}
+
+func testFreeSpace(t *testing.T, d sandbox.Driver) {
+	spec := newPlace(t).spec(t, "sleep", "300")
+	spec.Limits.MinFree = 1 << 60
+	if r := run(t, d, spec); r.Reason != sandbox.ReasonDisk {
+		t.Errorf("with less space than must stay free, a job ended with %+v", r.Exit)
+	}
+	spec = newPlace(t).spec(t, "sleep", "0.3")
+	spec.Limits.MinFree = 1
+	if r := run(t, d, spec); r.Exit != (sandbox.Exit{}) {
+		t.Errorf("with space enough, a job ended with %+v", r.Exit)
+	}
+}
+
+type brokenWriter struct{ bytes.Buffer }
+
+func (w *brokenWriter) Write(b []byte) (int, error) {
+	if w.Len() > 1000 {
+		return 0, errors.New("disk full")
+	}
+	return w.Buffer.Write(b)
+}
+
+func testWriterFails(t *testing.T, d sandbox.Driver) {
+	spec := newPlace(t).spec(t, "yes")
+	spec.Stdout = &brokenWriter{}
+	if r := run(t, d, spec); r.Reason != sandbox.ReasonKilled {
+		t.Errorf("a job whose output can't be kept ended with %+v", r.Exit)
+	}
+}
