@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/secret"
+)
+
+// app is the program with its surroundings. One value serves one command line.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	environ        []string
+
+	json bool // --json was given
+}
+
+// The exit codes, which are an interface.
+const (
+	exitOK            = 0
+	exitError         = 1
+	exitUsage         = 2 // bad input, or cancelled by the user
+	exitLoginRequired = 4
+	exitParked        = 8
+)
+
+// main runs one command line and returns its exit code.
+func (a *app) main(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	var code exitStatus
+	if err != nil && !errors.As(err, &code) {
+		a.printError(err)
+	}
+	return exitCode(err)
+}
+
+// exitStatus is an error that has been shown already, or that is not one: a
+// command's exit code to pass on.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func exitCode(err error) int {
+	var status exitStatus
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &status):
+		return int(status)
+	case errors.Is(err, hub.ErrLoginRequired):
+		return exitLoginRequired
+	case errors.Is(err, hub.ErrParked):
+		return exitParked
+	case errors.Is(err, hub.ErrInvalid), errors.Is(err, hub.ErrCancelled), errors.Is(err, context.Canceled), isUsage(err):
+		return exitUsage
+	}
+	return exitError
+}
+
+// usageError is what cobra found wrong with the command line.
+type usageError struct{ error }
+
+func isUsage(err error) bool {
+	var u usageError
+	return errors.As(err, &u)
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "claude-hub",
+		Short: "Sign in once; your automation keeps that login, and no job ever holds it",
+		Long: `claude-hub keeps your own Claude login encrypted and fresh, and lets unattended
+runs of the claude CLI use it without ever holding it.
+
+  claude-hub init                  make the hub's directory, its key and its vault
+  claude-hub login                 sign in through the browser, once
+  claude-hub run "fix the tests"   run the claude CLI in a sandbox, here
+  claude-hub status                who is signed in, and until when
+
+The hub lives in $CLAUDE_HUB_DIR (default ~/.claude-hub).
+Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		CompletionOptions: cobra.CompletionOptions{
+			HiddenDefaultCmd: true,
+		},
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return hub.Hint(usageError{err}, fmt.Sprintf("see `%s --help`", c.CommandPath()))
+	})
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON instead of text")
+	root.AddCommand(
+		a.initCommand(), a.loginCommand(), a.importCommand(), a.profileCommand(),
+		a.statusCommand(), a.checkCommand(), a.refreshCommand(), a.refreshHelperCommand(),
+		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
+		a.serveCommand(), a.agentCommand(), a.demoCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// args wraps cobra's check of positional arguments, so that what it refuses
+// exits as a usage error and names the help.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return hub.Hint(usageError{err}, fmt.Sprintf("see `%s --help`", c.CommandPath()))
+		}
+		return nil
+	}
+}
+
+// getenv returns the last value of name in the program's environment.
+func (a *app) getenv(name string) string {
+	value := ""
+	for _, kv := range a.environ {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
+			value = v
+		}
+	}
+	return value
+}
+
+// log returns a logger for people that cannot print a token.
+func (a *app) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(secret.NewWriter(a.stderr), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// hubDir returns the hub's directory, absolute, whether it exists or not.
+func (a *app) hubDir() (string, error) {
+	if dir := a.getenv("CLAUDE_HUB_DIR"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	home := a.getenv("HOME")
+	if home == "" {
+		return "", hub.Hint(errors.New("neither CLAUDE_HUB_DIR nor HOME is set"), "set CLAUDE_HUB_DIR to the hub's directory")
+	}
+	return filepath.Join(home, ".claude-hub"), nil
+}
+
+func (a *app) printError(err error) {
+	fmt.Fprintf(secret.NewWriter(a.stderr), "%s %s\n", a.style(a.stderr, red, "claude-hub:"), err)
+	if hint := hub.HintOf(err); hint != "" {
+		fmt.Fprintf(secret.NewWriter(a.stderr), "  %s %s\n", a.style(a.stderr, dim, "→"), hint)
+	}
+}
+
+// profileFlag adds --profile to c and returns where its value goes.
+func profileFlag(c *cobra.Command) *string {
+	return c.Flags().StringP("profile", "p", string(hub.DefaultProfile), "the login to use")
+}
+
+// isTerminal reports whether v is a terminal.
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && isTerminalFile(f)
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/vault"
+)
+
+// home is an opened hub directory. Everything in it is reached through here.
+type home struct {
+	dir    string
+	config config
+	vault  *vault.Vault
+}
+
+// config is config.yaml. Unknown keys are errors.
+type config struct {
+	// RecoveryRecipients are age public keys ("age1…") that can open every record
+	// written from now on, beside the hub's own key. None is needed.
+	RecoveryRecipients []string `yaml:"recovery_recipients"`
+}
+
+const configTemplate = `# claude-hub's settings. Every key may be left out.
+
+# Age public keys (age1…) that can open what is written from now on, beside the
+# hub's own key: the way back to your login when that key is lost. Make one with
+# age-keygen and keep its secret half off this machine.
+recovery_recipients: []
+`
+
+// maxConfig bounds config.yaml, in bytes.
+const maxConfig = 1 << 20
+
+func keyPath(dir string) string    { return filepath.Join(dir, "key") }
+func vaultPath(dir string) string  { return filepath.Join(dir, "vault") }
+func configPath(dir string) string { return filepath.Join(dir, "config.yaml") }
+func socketPath(dir string) string { return filepath.Join(dir, "hub.sock") }
+func storePath(dir string) string  { return filepath.Join(dir, "hub.db") }
+
+// openHome opens the hub's directory, which `init` has made.
+func (a *app) openHome() (*home, error) {
+	dir, err := a.hubDir()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, hub.Hint(fmt.Errorf("%w: there is no hub at %s", hub.ErrNotFound, dir),
+			"make one with `claude-hub init`, or set CLAUDE_HUB_DIR to where yours is")
+	}
+	cfg, err := readConfig(configPath(dir))
+	if err != nil {
+		return nil, err
+	}
+	backend, err := vault.Open(vaultPath(dir))
+	if err != nil {
+		return nil, err
+	}
+	key, err := vault.ReadKey(keyPath(dir))
+	if err != nil {
+		return nil, err
+	}
+	v, err := vault.New(backend, key, vault.Options{Recipients: cfg.RecoveryRecipients})
+	if err != nil {
+		return nil, err
+	}
+	return &home{dir: dir, config: cfg, vault: v}, nil
+}
+
+// readConfig reads the settings; a file that is not there holds the defaults.
+func readConfig(path string) (config, error) {
+	var c config
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("opening the settings: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
+	if err != nil {
+		return c, fmt.Errorf("reading the settings: %w", err)
+	}
+	if len(data) > maxConfig {
+		return c, fmt.Errorf("%w: %s has more than %d bytes", hub.ErrInvalid, path, maxConfig)
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return c, nil
+	}
+	if err := yaml.Load(data, &c, yaml.WithKnownFields()); err != nil {
+		return c, hub.Hint(fmt.Errorf("%w: %s: %w", hub.ErrInvalid, path, err), "mend the line that it names")
+	}
+	return c, nil
+}
+
+// profile finds a profile by the name given on the command line.
+func (h *home) profile(ctx context.Context, name string) (hub.Profile, error) {
+	parsed, err := hub.ParseProfileName(name)
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	p, err := h.vault.Profile(ctx, parsed)
+	if errors.Is(err, hub.ErrNotFound) {
+		hint := "list them with `claude-hub profile list`"
+		if parsed == hub.DefaultProfile {
+			hint = "sign in with `claude-hub login`"
+		}
+		return p, hub.Hint(fmt.Errorf("%w: there is no profile %q", hub.ErrNotFound, parsed), hint)
+	}
+	return p, err
+}
+
+// agentPath finds the claude CLI.
+func (h *home) agentPath() (string, error) { return agent.Find(h.dir) }

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/login"
+	"github.com/claude-hub/claude-hub/internal/secret"
+)
+
+type loginOptions struct {
+	profile    *string
+	codeFile   string
+	setupToken bool
+	timeout    time.Duration
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	var o loginOptions
+	c := &cobra.Command{
+		Use:   "login",
+		Short: "Sign in through the browser and capture the login",
+		Long: `Runs the claude CLI's own sign-in in a clean home, shows its link (and, on a
+terminal, a QR code), takes the code that the page shows, and keeps the login in
+the vault. A profile that does not exist yet is made.
+
+Without a terminal, the code is read from standard input, or from --code-file as
+soon as that file is there.
+
+With --setup-token it makes a one-year token for inference only: the CLI's own
+screen is passed through, and you paste the token that it shows. A profile that
+has a login keeps it as a spare for when the login runs out. Without a terminal,
+the token itself is read from standard input or --code-file.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return a.login(c.Context(), o) },
+	}
+	o.profile = profileFlag(c)
+	c.Flags().StringVar(&o.codeFile, "code-file", "", "read the code from this file when it is there")
+	c.Flags().BoolVar(&o.setupToken, "setup-token", false, "make a one-year token instead of a login")
+	c.Flags().DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for the code")
+	return c
+}
+
+func (a *app) login(ctx context.Context, o loginOptions) error {
+	h, err := a.openHome()
+	if err != nil {
+		return err
+	}
+	agentPath := ""
+	if !o.setupToken || isTerminal(a.stdin) {
+		if agentPath, err = h.agentPath(); err != nil {
+			return err
+		}
+	}
+	l, err := a.newLogin(h, agentPath, o.timeout)
+	if err != nil {
+		return err
+	}
+	return a.capture(ctx, h, *o.profile, func(p hub.Profile) (login.Result, error) {
+		if o.setupToken {
+			return a.setupToken(ctx, l, p, o.codeFile)
+		}
+		return l.SignIn(ctx, p, a.loginUI(o.codeFile))
+	})
+}
+
+func (a *app) newLogin(h *home, agentPath string, timeout time.Duration) (*login.Login, error) {
+	return login.New(login.Config{
+		Vault: h.vault, Agent: agentPath, Dir: filepath.Join(h.dir, "login"), RefreshDir: filepath.Join(h.dir, "refresh"),
+		Environ: a.environ, Timeout: timeout, Log: a.log(),
+	})
+}
+
+// loginUI talks on standard error, so that --json keeps standard output for the
+// result.
+func (a *app) loginUI(codeFile string) login.UI {
+	if codeFile != "" {
+		return &login.FileUI{Path: codeFile, Out: a.stderr}
+	}
+	in, _ := a.stdin.(*os.File)
+	return &login.TerminalUI{In: in, Out: a.stderr}
+}
+
+func (a *app) setupToken(ctx context.Context, l *login.Login, p hub.Profile, codeFile string) (login.Result, error) {
+	in, isFile := a.stdin.(*os.File)
+	out, _ := a.stdout.(*os.File)
+	if codeFile == "" && isFile && isTerminal(in) {
+		return l.SetupToken(ctx, p, in, out)
+	}
+	token, err := a.readToken(codeFile)
+	if err != nil {
+		return login.Result{}, err
+	}
+	return l.AdoptSetupToken(ctx, p, token)
+}
+
+// readToken reads a setup token from a file, or from standard input if path is
+// empty.
+func (a *app) readToken(path string) (secret.Text, error) {
+	from := a.stdin
+	if path != "" {
+		file, err := os.Open(path)
+		if err != nil {
+			return secret.Text{}, fmt.Errorf("reading the setup token: %w", err)
+		}
+		defer file.Close()
+		from = file
+	}
+	data, err := io.ReadAll(io.LimitReader(from, 4096))
+	if err != nil {
+		return secret.Text{}, fmt.Errorf("reading the setup token: %w", err)
+	}
+	return secret.New(string(data)), nil
+}
+
+// capture makes the profile if it is new, and takes it back if nothing came of
+// it: a profile that a kill leaves behind is empty, and the next login uses it.
+func (a *app) capture(ctx context.Context, h *home, name string, do func(hub.Profile) (login.Result, error)) error {
+	p, err := h.profile(ctx, name)
+	isNew := errors.Is(err, hub.ErrNotFound)
+	if isNew {
+		p = hub.Profile{ID: hub.NewProfileID(), Name: hub.ProfileName(name), Created: now()}
+		err = h.vault.CreateProfile(ctx, p)
+	}
+	if err != nil {
+		return err
+	}
+	result, err := do(p)
+	if err != nil {
+		if isNew {
+			err = errors.Join(err, h.vault.Remove(context.WithoutCancel(ctx), p.ID))
+		}
+		return err
+	}
+	return a.showCapture(p, result)
+}
+
+func (a *app) showCapture(p hub.Profile, r login.Result) error {
+	if a.json {
+		return a.printJSON(map[string]any{
+			"profile": p, "kind": r.Kind, "generation": r.Generation, "files": r.Files,
+			"subscription": r.Subscription, "login_expires": r.LoginExpires, "warnings": r.Warnings,
+		})
+	}
+	what := "The login is"
+	if r.Kind == hub.KindSetupToken {
+		what = "The setup token is"
+	}
+	fmt.Fprintf(a.stdout, "%s %s in the vault, as profile %q.\n", a.style(a.stdout, green, "✓"), what, p.Name)
+	if r.Subscription != "" {
+		fmt.Fprintf(a.stdout, "  plan   %s\n", printable(r.Subscription, 40))
+	}
+	if !r.LoginExpires.IsZero() {
+		fmt.Fprintf(a.stdout, "  until  %s (%s)\n", r.LoginExpires.Local().Format("2006-01-02"), until(now(), r.LoginExpires))
+	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, yellow, "warning:"), w)
+	}
+	fmt.Fprintf(a.stdout, "\nNext: %s\n", a.style(a.stdout, bold, `claude-hub run "explain this repository"`))
+	return nil
+}
+
+func (a *app) importCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "import DIR",
+		Short: "Adopt a login that was captured by copying ~/.claude",
+		Long: `Takes over a captured config directory: a copy of ~/.claude, the home that holds
+one, or an older project's ~/.claude-hub. The files there stay as they are. As
+long as something else uses the same login, each will sign the other out; a fresh
+` + "`claude-hub login`" + ` is better.`,
+		Args: args(cobra.ExactArgs(1)),
+	}
+	profile := profileFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error { return a.importDir(c.Context(), args[0], *profile) }
+	return c
+}
+
+func (a *app) importDir(ctx context.Context, dir, profile string) error {
+	h, err := a.openHome()
+	if err != nil {
+		return err
+	}
+	l, err := a.newLogin(h, "", 0)
+	if err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", dir, err)
+	}
+	return a.capture(ctx, h, profile, func(p hub.Profile) (login.Result, error) { return l.Import(ctx, p, abs) })
+}
