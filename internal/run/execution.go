@@ -42,7 +42,7 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	defer timer.Stop()
 	x.dir.listen(func() { cancel(errCancelled) })
 	s := newSink(ctx, f, cancel)
-	x.events = &recorder{file: x.dir.events, sink: s}
+	x.events = &recorder{file: x.dir.events, sink: s, max: x.cfg.MaxLog}
 	defer func() { // all of it done already, unless this is a panic
 		cancel(nil) // so that nobody waits for the sink
 		x.events.close()

@@ -72,7 +72,7 @@ func fakeCLI() int {
 		return 1
 	case "flood":
 		line := `{"type":"assistant","message":{"content":[{"type":"text","text":"` + strings.Repeat("f", 1<<20) + `"}]}}`
-		for range 300 {
+		for range 20 {
 			say("%s", line)
 		}
 		result("flooded", false, "")
@@ -153,7 +153,7 @@ func (d *processDriver) Start(_ context.Context, spec sandbox.Spec) (sandbox.San
 		}
 	}
 	cmd := exec.Command(outside(spec.Args[0]), spec.Args[1:]...)
-	cmd.Env = append(spec.Env, cliHome+"="+spec.Home)
+	cmd.Env = append(spec.Env, cliHome+"="+spec.Home, "GORACE=atexit_sleep_ms=0")
 	cmd.Dir = outside(spec.Dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = spec.Stdin, spec.Stdout, spec.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

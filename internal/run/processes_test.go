@@ -33,7 +33,7 @@ func process(dir string) int {
 	defer s.Close()
 	r, err := run.New(run.Config{
 		Dir: dir, Agent: os.Args[0], Store: s, Driver: &processDriver{}, Gateway: &fakeGateway{},
-		Home: "/nonexistent", Grace: 200 * time.Millisecond,
+		Home: "/nonexistent", Grace: 30 * time.Second,
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -53,7 +53,7 @@ func process(dir string) int {
 func (f *fixture) start(t *testing.T) (cmd *exec.Cmd, id hub.RunID, said func() string) {
 	t.Helper()
 	cmd = exec.Command(os.Args[0], f.workspace, "hang")
-	cmd.Env = append(os.Environ(), processHub+"="+f.dir)
+	cmd.Env = append(os.Environ(), processHub+"="+f.dir, "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -15,9 +15,8 @@ import (
 // Bounds of the event log.
 const (
 	maxLine    = agent.MaxLine
-	maxLog     = 256 << 20 // of one run
-	logReserve = 64 << 10  // of maxLog, for the hub's own notes
-	maxNote    = 8 << 10   // text in one note
+	logReserve = 64 << 10 // of a log's bound, for the hub's own last notes
+	maxNote    = 8 << 10  // text in one note
 	maxSession = 100
 )
 
@@ -51,6 +50,7 @@ type recorder struct {
 	sink    *sink
 	partial []byte // of a line that has not ended
 	skipped int    // bytes so far of a line that is too long to keep
+	max     int64  // bytes of the log
 	size    int64  // of the log
 	full    bool
 	closed  bool
@@ -146,11 +146,11 @@ func (r *recorder) noteLocked(n Note) {
 
 // keep writes one line to the log and passes it on.
 func (r *recorder) keep(line []byte) {
-	limit := int64(maxLog - logReserve)
+	bound := r.max - logReserve
 	if r.full {
-		limit = maxLog
+		bound = r.max
 	}
-	if r.size+int64(len(line)) >= limit {
+	if r.size+int64(len(line)) >= bound {
 		if !r.full {
 			r.full = true
 			r.noteLocked(Note{Subtype: NoteCut})

@@ -103,6 +103,10 @@ type Config struct {
 	// Grace is how long an interrupted CLI may take to save its session. 0 is 5 s.
 	Grace time.Duration
 
+	// MaxLog bounds the event log of one run, in bytes. 0 is 256 MiB. What comes
+	// after that is passed on, but not kept.
+	MaxLog int64
+
 	Log *slog.Logger     // nil discards
 	Now func() time.Time // nil is time.Now
 }
@@ -147,6 +151,7 @@ func New(cfg Config) (*Runner, error) {
 		cfg.Now = time.Now
 	}
 	cfg.Grace = cmp.Or(cfg.Grace, 5*time.Second)
+	cfg.MaxLog = max(cmp.Or(cfg.MaxLog, 256<<20), 2*logReserve)
 	cfg.Limits = withDefaults(cfg.Limits)
 	return &Runner{cfg: cfg}, nil
 }
