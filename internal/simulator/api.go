@@ -3,6 +3,7 @@ package simulator
 import (
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -93,21 +94,13 @@ func (s *Simulator) profile(_ http.ResponseWriter, r *http.Request, _ *Fault) *r
 	})
 }
 
-// Models are the models that the simulator plays; others are answered 404, except
-// dated versions of these.
-var Models = []string{
-	"claude-opus-4-1", "claude-opus-4-5", "claude-opus-4-6", "claude-opus-4-7", "claude-opus-4-8", "claude-opus-5",
-	"claude-sonnet-4", "claude-sonnet-4-5", "claude-sonnet-4-6", "claude-sonnet-5",
-	"claude-haiku-4-5", "claude-haiku-5",
-}
+// Models are what /v1/models lists. Others of these families are played too; what
+// is of no such family is answered 404 (the CLI then falls back to another model
+// by itself; its default is claude-opus-5-5, and claude-haiku-4-5-20251001 for
+// small tasks: observed).
+var Models = []string{"claude-opus-5-5", "claude-opus-5", "claude-sonnet-5", "claude-sonnet-4-5", "claude-haiku-4-5"}
 
-func isModel(name string) bool {
-	name = strings.TrimSuffix(name, "[1m]")
-	if i := strings.LastIndexByte(name, '-'); i > 0 && len(name)-i == len("-20250929") {
-		name = name[:i]
-	}
-	return slices.Contains(Models, name)
-}
+var modelPattern = regexp.MustCompile(`^claude-(opus|sonnet|haiku)-[0-9][0-9a-z-]{0,40}(\[1m\])?$`)
 
 func (s *Simulator) models(_ http.ResponseWriter, r *http.Request, _ *Fault) *reply {
 	if refused := s.authenticateInference(r); refused != nil {

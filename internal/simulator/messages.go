@@ -29,32 +29,34 @@ type messageRequest struct {
 }
 
 type message struct {
-	Role    string  `json:"role"`
-	Content content `json:"content"`
+	Role    string          `json:"role"`
+	Content content[result] `json:"content"`
 }
 
-// content is a string or a list of blocks.
-type content []block
-
-type block struct {
-	Type    string  `json:"type"`
-	Text    string  `json:"text"`
-	Content content `json:"content"` // of a tool_result
+// result is a block of a message. Content is a tool_result's.
+type result struct {
+	text
+	Content content[text] `json:"content"`
 }
 
-func (c *content) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] == '"' {
-		var text string
-		if err := json.Unmarshal(b, &text); err != nil {
-			return err
-		}
-		*c = content{{Type: "text", Text: text}}
+type text struct {
+	Type string `json:"type"`
+	Text string `json:"text"`
+}
+
+// content is a list of blocks, or a string, which stands for a block of text.
+// Anything else is as good as empty here.
+type content[T any] []T
+
+func (c *content[T]) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '[' {
+		return json.Unmarshal(b, (*[]T)(c))
+	}
+	if len(b) == 0 || b[0] != '"' {
 		return nil
 	}
-	var blocks []block
-	err := json.Unmarshal(b, &blocks)
-	*c = blocks
-	return err
+	*c = make(content[T], 1)
+	return json.Unmarshal(slices.Concat([]byte(`{"type":"text","text":`), b, []byte("}")), &(*c)[0])
 }
 
 // messages is /v1/messages.
@@ -73,6 +75,9 @@ func (s *Simulator) messages(w http.ResponseWriter, r *http.Request, f *Fault) *
 	a := s.newAnswer(in, t)
 	if in.Stream {
 		s.stream(w, r, f, a)
+		if f.is(FaultEarlyAnswer) { // late, but the connection stays usable
+			io.Copy(io.Discard, io.LimitReader(r.Body, maxBody))
+		}
 		return nil
 	}
 	rep, ok := s.whole(r, a)
@@ -127,7 +132,7 @@ func (s *Simulator) readMessages(r *http.Request) (messageRequest, *reply) {
 	if len(in.Messages) == 0 {
 		return bad(http.StatusBadRequest, "invalid_request_error", "messages: at least one message is required")
 	}
-	if !isModel(in.Model) {
+	if !modelPattern.MatchString(in.Model) {
 		return bad(http.StatusNotFound, "not_found_error", "model: %s", in.Model)
 	}
 	in.size = len(body)
@@ -138,14 +143,15 @@ func (s *Simulator) readMessages(r *http.Request) (messageRequest, *reply) {
 var reminder = regexp.MustCompile(`(?s)<system-reminder>.*?</system-reminder>`)
 
 // prompt returns the last message of a person, without the CLI's reminders, and
-// how many answers the model has given since.
+// how many answers the model has given since. (Observed: reminders are blocks of
+// the first message, and messages of the role system stand between.)
 func (in messageRequest) prompt() (text string, answered int) {
 	for _, m := range slices.Backward(in.Messages) {
 		if m.Role == "assistant" {
 			answered++
 			continue
 		}
-		if slices.ContainsFunc(m.Content, func(b block) bool { return b.Type == "tool_result" }) {
+		if m.Role != "user" || slices.ContainsFunc(m.Content, func(b result) bool { return b.Type == "tool_result" }) {
 			continue
 		}
 		var b strings.Builder
@@ -163,16 +169,18 @@ func (in messageRequest) prompt() (text string, answered int) {
 // maxReport bounds what `report` repeats.
 const maxReport = 1 << 20
 
-// report returns the text of the last message's tool results.
+// report returns the text of the tool results since the last answer.
 func (in messageRequest) report() string {
 	var b strings.Builder
-	for _, c := range in.Messages[len(in.Messages)-1].Content {
-		if c.Type != "tool_result" {
-			continue
+	for _, m := range slices.Backward(in.Messages) {
+		if m.Role == "assistant" {
+			break
 		}
-		for _, t := range c.Content {
-			b.WriteString(t.Text)
-			b.WriteByte('\n')
+		for _, c := range m.Content {
+			for _, t := range c.Content { // of tool results only
+				b.WriteString(t.Text)
+				b.WriteByte('\n')
+			}
 		}
 	}
 	text := b.String()

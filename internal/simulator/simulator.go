@@ -62,8 +62,8 @@ type Config struct {
 	Seed   uint64       // of tokens and of faults with a probability; 0 means random
 	Log    *slog.Logger // one line a request; nil means none
 	Listen string       // the proxy's address; "" means a free port of 127.0.0.1
-	// Observe, if set, is called with each request before it is answered. It must
-	// not keep the request nor read its body, and may be called concurrently.
+	// Observe, if set, is called with each request before it is answered, by several
+	// goroutines at once. It must not keep the request, and leave its body as it was.
 	Observe func(endpoint Endpoint, r *http.Request)
 }
 
@@ -89,9 +89,9 @@ type Simulator struct {
 	countMu  sync.Mutex
 	counters Counters
 
-	stop    chan struct{} // closed by Close: ends delays and streams
-	serving sync.WaitGroup
-	handler inflight
+	stop    chan struct{}  // closed by Close: ends delays and streams
+	serving sync.WaitGroup // one for each server
+	conns   sync.WaitGroup // one for each connection, and so for its handler; none is added once serving is done
 	closing sync.Once
 	closed  error
 }
@@ -185,13 +185,24 @@ func (s *Simulator) listen() error {
 // serve answers l's requests with h until Close.
 func (s *Simulator) serve(l net.Listener, h http.Handler) *http.Server {
 	server := &http.Server{
-		Handler:           s.handler.wrap(h),
+		Handler:           h,
+		ConnState:         s.connState,
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	s.servers = append(s.servers, server)
 	s.serving.Go(func() { server.Serve(l) })
 	return server
+}
+
+// connState lets Close wait for connections, which http.Server.Close does not.
+func (s *Simulator) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateHijacked, http.StateClosed:
+		s.conns.Done()
+	}
 }
 
 // onlyHost refuses requests for another host than the tunnel's.
@@ -215,7 +226,7 @@ func (s *Simulator) Close() error {
 			errs = append(errs, server.Close())
 		}
 		s.serving.Wait()
-		s.handler.close()
+		s.conns.Wait()
 		s.closed = errors.Join(append(errs, os.RemoveAll(s.dir))...)
 	})
 	return s.closed
@@ -294,55 +305,6 @@ func (s *Simulator) hang(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-s.stop:
-	}
-}
-
-// inflight lets Close wait for handlers, which http.Server.Close does not.
-type inflight struct {
-	mu     sync.Mutex
-	n      int
-	closed bool
-	zero   chan struct{} // made by close if n > 0
-}
-
-func (f *inflight) wrap(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !f.enter() {
-			panic(http.ErrAbortHandler)
-		}
-		defer f.leave()
-		h.ServeHTTP(w, r)
-	})
-}
-
-func (f *inflight) enter() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return false
-	}
-	f.n++
-	return true
-}
-
-func (f *inflight) leave() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.n--; f.n == 0 && f.zero != nil {
-		close(f.zero)
-	}
-}
-
-func (f *inflight) close() {
-	f.mu.Lock()
-	f.closed = true
-	if f.n > 0 {
-		f.zero = make(chan struct{})
-	}
-	zero := f.zero
-	f.mu.Unlock()
-	if zero != nil {
-		<-zero
 	}
 }
 

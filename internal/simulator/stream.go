@@ -143,6 +143,9 @@ func (e *events) message(a *answer) {
 	u.Output = min(u.Output, 1) // the rest is told at the end, as the platform does
 	start["usage"] = u
 	e.send("message_start", map[string]any{"type": "message_start", "message": start})
+	if e.f.is(FaultEarlyAnswer) {
+		e.flush()
+	}
 	for _, p := range a.turn.parts {
 		e.part(p)
 	}
@@ -194,10 +197,21 @@ func (e *events) text(s string) {
 		}
 	}
 	if s != "" {
-		e.send("content_block_delta", map[string]any{
-			"type": "content_block_delta", "index": e.index, "delta": map[string]string{"type": "text_delta", "text": s},
-		})
+		e.delta(s)
 	}
+}
+
+// delta sends text, without the maps: streams are made of these.
+func (e *events) delta(s string) {
+	text, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	b := append(make([]byte, 0, len(text)+96), `{"type":"content_block_delta","index":`...)
+	b = strconv.AppendInt(b, int64(e.index), 10)
+	b = append(b, `,"delta":{"type":"text_delta","text":`...)
+	b = append(b, text...)
+	e.sendData("content_block_delta", append(b, "}}"...))
 }
 
 func (e *events) closeBlock() {
@@ -239,14 +253,20 @@ func pieceEnd(s string, n int) int {
 	return n
 }
 
-func (e *events) ping() { e.send("ping", map[string]string{"type": "ping"}) }
+func (e *events) ping() { e.sendData("ping", pingData) }
 
-// send writes one event, or what the fault leaves of it.
+var pingData = []byte(`{"type":"ping"}`)
+
 func (e *events) send(name string, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // only our own plain types come here
 	}
+	e.sendData(name, data)
+}
+
+// sendData writes one event, or what the fault leaves of it.
+func (e *events) sendData(name string, data []byte) {
 	e.strike(name, data)
 	e.write(name, data)
 	e.sent++
@@ -308,7 +328,7 @@ func (e *events) pingsFor(d, every time.Duration) {
 	}
 	for ; d > 0; d -= every {
 		e.pause(min(every, d))
-		e.write("ping", []byte(`{"type":"ping"}`))
+		e.write("ping", pingData)
 		e.flush()
 	}
 }
