@@ -22,6 +22,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/lease"
 	"github.com/claude-hub/claude-hub/internal/simulator"
 )
 
@@ -239,7 +240,7 @@ func (d *demo) approve(ctx context.Context, said io.Reader, code io.WriteCloser)
 
 // prompt is a job's work: it looks everywhere for tokens, then writes a file.
 const prompt = `Look around, then write the answer.
-simulate: bash "{ env; cat /proc/*/environ /proc/*/cmdline; find \"$HOME\" /run /tmp /var/tmp -xdev -type f -size -1M -exec cat {} +; } > seen.txt 2>/dev/null; true"
+simulate: bash "{ env; cat /proc/*/environ /proc/*/cmdline; find \"$HOME\" /run /tmp /var/tmp -xdev -type f -size -1000k -exec cat {} +; } > seen.txt 2>/dev/null; true"
 simulate: write answer.txt "42\n"
 simulate: say "The answer is in answer.txt."
 `
@@ -362,6 +363,9 @@ func (d *demo) hubRun(ctx context.Context, workspace string) (outcome, error) {
 	}
 	if last.Run.Verdict != hub.VerdictDone {
 		fmt.Fprintf(d.a.stderr, " [%s: %s] ", last.Run.Verdict, printable(last.Run.Reason, 200))
+	}
+	if seen, err := os.ReadFile(filepath.Join(workspace, "seen.txt")); last.Run.Verdict == hub.VerdictDone && !bytes.Contains(seen, []byte(lease.TokenPrefix)) {
+		return outcome{}, fmt.Errorf("the job that looked for tokens did not even find its placeholder: %w", err)
 	}
 	return outcome{
 		done:       last.Run.Verdict == hub.VerdictDone && worked(workspace),
