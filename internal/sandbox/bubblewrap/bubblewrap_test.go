@@ -17,6 +17,9 @@ func TestMain(m *testing.M) {
 		os.Exit(shim.Main(os.Args))
 	}
 	sandboxtest.Main(os.Args)
+	if len(os.Args) > 2 && os.Args[1] == hubArg {
+		os.Exit(hubMain(os.Args))
+	}
 	goleak.VerifyTestMain(m)
 }
 
