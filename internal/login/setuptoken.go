@@ -1,0 +1,172 @@
+package login
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/secret"
+)
+
+// SetupToken lets the owner make a one-year token with the CLI's own program,
+// whose screen is passed through between the owner's terminal (in and out) and
+// the CLI. The token that it prints is not looked at: the owner pastes it
+// afterwards, unseen. Where there is no terminal, make the token elsewhere and
+// use AdoptSetupToken.
+func (l *Login) SetupToken(ctx context.Context, profile hub.Profile, in, out *os.File) (Result, error) {
+	if !isTerminal(in) || !isTerminal(out) {
+		err := fmt.Errorf("%w: making a setup token needs a terminal", hub.ErrInvalid)
+		return Result{}, hub.Hint(err, "run `claude setup-token` where there is one, and hand the token over with --code-file or on standard input")
+	}
+	if err := sweep(ctx, l.cfg.Dir); err != nil {
+		l.cfg.Log.Warn("a scratch home could not be removed", "err", err)
+	}
+	if err := l.passThrough(ctx, in, out); err != nil {
+		return Result{}, err
+	}
+	fmt.Fprint(out, "\nPaste the token that was just shown, and press Enter (it stays invisible): ")
+	line, err := (&lines{f: in}).withoutEcho(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return Result{}, cancelled(ctx)
+	case err != nil:
+		return Result{}, noCode(err)
+	case len(line) == 0:
+		return Result{}, fmt.Errorf("%w: no token was pasted", hub.ErrCancelled)
+	}
+	result, err := l.AdoptSetupToken(ctx, profile, secret.New(string(line)))
+	if err == nil {
+		result.Warnings = append(result.Warnings, "The token is still to be seen in this terminal's history: clear it.")
+	}
+	return result, err
+}
+
+// AdoptSetupToken keeps a setup token that was just made: its year is counted
+// from now. The token is taken as it was pasted, with white space around it.
+func (l *Login) AdoptSetupToken(ctx context.Context, profile hub.Profile, token secret.Text) (Result, error) {
+	t, err := agent.NewSetupToken(token, l.cfg.Now())
+	if err != nil {
+		return Result{}, err
+	}
+	payload, err := t.Encode()
+	if err != nil {
+		return Result{}, err
+	}
+	record, err := l.commit(ctx, profile.ID, hub.KindSetupToken, payload)
+	if err != nil {
+		return Result{}, fmt.Errorf("keeping the setup token: %w", err)
+	}
+	return Result{Kind: hub.KindSetupToken, Generation: record.Generation, LoginExpires: t.Expires}, nil
+}
+
+// resetModes undoes what a full-screen program may have left on when it was
+// killed: mouse and focus reports, bracketed paste, key reports, a hidden cursor.
+const resetModes = "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[?2031l\x1b[>4m\x1b[<u\x1b[?7h\x1b[?25h\x1b[0m"
+
+// setupEnviron keeps the CLI from starting a browser by itself, which could be a
+// text browser on the same terminal, and makes it print the link in full, as for
+// a sign-in.
+var setupEnviron = map[string]string{"BROWSER": "true", "CLAUDE_CODE_FULL_SIGN_IN_LINK": "1"}
+
+// passThrough runs `claude setup-token` on the owner's terminal.
+func (l *Login) passThrough(ctx context.Context, in, out *os.File) error {
+	home, err := newScratch(ctx, l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer home.remove()
+	restore, err := rawMode(in)
+	if err != nil {
+		return fmt.Errorf("taking over the terminal: %w", err)
+	}
+	defer restore()
+	defer out.WriteString(resetModes)
+	p, err := startProgram(l.command(home, agent.SetupTokenCommand(l.cfg.Agent, home.dir), setupEnviron), terminalSize(out), out)
+	if err != nil {
+		return err
+	}
+	defer p.end()
+	if err := relay(ctx, p, in, out); err != nil {
+		return err
+	}
+	if p.err != nil {
+		return hub.Hint(fmt.Errorf("%w: the claude CLI ended without a token (%w)", hub.ErrCancelled, p.err), hintVersion)
+	}
+	return nil
+}
+
+// relay passes keys and window sizes on until the program is gone. What is typed
+// after that stays in the terminal for whoever reads next.
+func relay(ctx context.Context, p *program, in, out *os.File) error {
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	defer signal.Stop(resized)
+
+	typing, stop := context.WithCancelCause(ctx)
+	keys := make(chan error, 1)
+	go func() { keys <- copyKeys(typing, p, in) }()
+	defer func() { stop(errGone); <-keys }()
+	for {
+		select {
+		case <-p.exited:
+			return nil
+		case <-ctx.Done():
+			return cancelled(ctx)
+		case err := <-keys:
+			keys <- err // for the deferred wait
+			if ctx.Err() != nil {
+				return cancelled(ctx)
+			}
+			select {
+			case <-p.exited:
+				return nil
+			default:
+				return noCode(err)
+			}
+		case <-resized:
+			p.resize(terminalSize(out))
+		}
+	}
+}
+
+func copyKeys(ctx context.Context, p *program, in *os.File) error {
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := readSome(ctx, in, buf)
+		if err != nil {
+			return err
+		}
+		if _, err := p.master.Write(buf[:n]); err != nil {
+			return errors.Join(errGone, err)
+		}
+	}
+}
+
+func rawMode(f *os.File) (restore func(), err error) {
+	var old *term.State
+	err = unix.ENOTTY
+	onFile(f, func(fd int) { old, err = term.MakeRaw(fd) })
+	if err != nil {
+		return nil, err
+	}
+	return func() { onFile(f, func(fd int) { term.Restore(fd, old) }) }, nil
+}
+
+func terminalSize(f *os.File) *pty.Winsize {
+	size := &pty.Winsize{Rows: 24, Cols: 80}
+	onFile(f, func(fd int) {
+		if w, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil && w.Col > 0 && w.Row > 0 {
+			size = &pty.Winsize{Rows: w.Row, Cols: w.Col, X: w.Xpixel, Y: w.Ypixel}
+		}
+	})
+	return size
+}
