@@ -1,0 +1,20 @@
+package bubblewrap
+
+// What the tests of this package see of its inside.
+var (
+	ParseProcessStatus = parseStatus
+	Filter             = filter
+)
+
+// Locate returns where control groups would be tried: memory and pids directory
+// of each place.
+func Locate(self, mountinfo string) [][2]string {
+	var places [][2]string
+	for _, c := range locate(self, mountinfo) {
+		places = append(places, [2]string{c.memory, c.pids})
+	}
+	return places
+}
+
+// SweepDir removes from dir the groups of hubs that are gone.
+func SweepDir(dir string) { sweep(&cgroups{memory: dir, pids: dir}) }
