@@ -94,6 +94,8 @@ runs of the claude CLI use it without ever holding it.
 
 The hub lives in $CLAUDE_HUB_DIR (default ~/.claude-hub).
 Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
+		Args:          args(cobra.NoArgs), // what is no command is a usage error
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		CompletionOptions: cobra.CompletionOptions{

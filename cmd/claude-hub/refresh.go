@@ -46,6 +46,9 @@ rotated it after all, the login is lost, as it would have been anyway.`,
 		if err != nil {
 			return err
 		}
+		if s := outcome.Status; s.Health == hub.HealthLoginRequired {
+			return hub.Hint(fmt.Errorf("%w: %s", hub.ErrLoginRequired, s.Reason), "sign in with `claude-hub login`")
+		}
 		return a.showRefresh(p, outcome)
 	}
 	return c

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -197,7 +198,7 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 	defer r.Stop()
 	var probe refresh.Probe
 	if live {
-		probe = refresh.NewProbe(nil)
+		probe = refresh.NewProbe(http.DefaultClient)
 	}
 	s, err := r.Check(ctx, p.ID, probe)
 	if err != nil {

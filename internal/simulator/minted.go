@@ -15,3 +15,13 @@ func (s *Simulator) Minted() []string {
 	}
 	return all
 }
+
+// RevokeLogins ends every login there is, as when the owner signs out everywhere.
+func (s *Simulator) RevokeLogins() {
+	l := s.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.refresh {
+		t.family.revoked = true
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/hubtest"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
+	"github.com/claude-hub/claude-hub/internal/simulator"
+)
+
+func TestMain(m *testing.M) {
+	if shim.Wanted(os.Args) { // inside a sandbox
+		os.Exit(shim.Main(os.Args))
+	}
+	testscript.Main(m, map[string]func(){"claude-hub": main})
+}
+
+// TestScripts runs the command lines in testdata against the real claude CLI, a
+// real sandbox, and a platform of each script's own.
+func TestScripts(t *testing.T) {
+	claude := filepath.Dir(hubtest.Claude(t))
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			sim, err := simulator.Start(simulator.Config{})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { sim.Close() })
+			env.Values["sim"] = sim
+			home := filepath.Join(env.WorkDir, "home")
+			env.Setenv("HOME", home)
+			env.Setenv("CLAUDE_HUB_DIR", filepath.Join(env.WorkDir, "hub"))
+			env.Setenv("PATH", env.Getenv("PATH")+":"+claude)
+			for _, kv := range sim.Environ() {
+				name, value, _ := strings.Cut(kv, "=")
+				env.Setenv(name, value)
+			}
+			return errors.Join(os.Mkdir(home, 0o700), os.Mkdir(filepath.Join(env.WorkDir, "work"), 0o700))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":    cmdExits,
+			"signin":   cmdSignIn,
+			"captured": cmdCaptured,
+			"platform": cmdPlatform,
+			"counts":   cmdCounts,
+			"await":    cmdAwait,
+			"large":    cmdLarge,
+		},
+	})
+}
+
+func platformOf(ts *testscript.TestScript) *simulator.Simulator {
+	return ts.Value("sim").(*simulator.Simulator)
+}
+
+// exits CODE ARG... runs claude-hub and demands that exit code.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("claude-hub", args[1:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("claude-hub %s: exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// signin [PROFILE] signs in through the CLI's own sign-in; the test is the owner
+// at the browser.
+func cmdSignIn(ts *testscript.TestScript, _ bool, args []string) {
+	sim := platformOf(ts)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "claude-hub", append([]string{"login", "--profile"}, append(args, "default")[0])...)
+	cmd.Env = environOf(ts)
+	stdin, err := cmd.StdinPipe()
+	ts.Check(err)
+	stderr, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	var said bytes.Buffer
+	lines := bufio.NewScanner(io.TeeReader(stderr, &said))
+	for lines.Scan() {
+		if link := linkPattern.FindString(lines.Text()); link != "" {
+			code, err := sim.Approve(ctx, link)
+			ts.Check(err)
+			fmt.Fprintln(stdin, code)
+			stdin.Close()
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		ts.Fatalf("signing in: %v\n%s", err, said.String())
+	}
+}
+
+func environOf(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{"HOME", "CLAUDE_HUB_DIR", "PATH", "HTTPS_PROXY", "https_proxy", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"} {
+		env = append(env, name+"="+ts.Getenv(name))
+	}
+	return env
+}
+
+// captured DIR writes a login as copying ~/.claude leaves it.
+func cmdCaptured(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	login := platformOf(ts).SignIn(simulator.SignIn{})
+	ts.Check(os.WriteFile(filepath.Join(dir, agent.CredentialFile), login.Credentials, 0o600))
+}
+
+// platform WHAT changes the platform's mind.
+func cmdPlatform(ts *testscript.TestScript, _ bool, args []string) {
+	sim := platformOf(ts)
+	switch args[0] {
+	case "expires-access":
+		sim.ExpireAccess()
+	case "revokes-logins":
+		sim.RevokeLogins()
+	case "is-used-up":
+		sim.SetWindows(simulator.Windows{FiveHour: simulator.Window{Utilization: 1, Reset: time.Now().Add(time.Hour)}})
+	case "setup-token":
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(sim.SetupToken()+"\n"), 0o600))
+	default:
+		ts.Fatalf("the platform can't do %q", args[0])
+	}
+}
+
+// counts NAME N demands what the platform has counted.
+func cmdCounts(ts *testscript.TestScript, _ bool, args []string) {
+	c := platformOf(ts).Counters()
+	got, ok := map[string]int{"rotations": c.Rotations, "token-requests": c.TokenRequests, "spent-replays": c.SpentReplays, "messages": c.Messages}[args[0]]
+	if want, err := strconv.Atoi(args[1]); !ok || err != nil || got != want {
+		ts.Fatalf("the platform counted %d %s, want %s", got, args[0], args[1])
+	}
+}
+
+// await PATH waits until the file is there.
+func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s did not appear", args[0])
+}
+
+// large FILE BYTES writes a text of that size.
+func cmdLarge(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.Repeat([]byte("word "), n/5), 0o600))
+}
