@@ -119,10 +119,15 @@ func (r *Refresher) current(ctx context.Context, e *entry) (*login, error) {
 	if err != nil {
 		return nil, err
 	}
+	st, err := placeOf(r.cfg.Dir, e.id).readState()
+	dead := err == nil && st.of(l.gen).Dead // as another process found; an error counts when it matters
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.login == nil || e.login.gen < l.gen {
 		e.login = l
+		if dead {
+			e.dead = l.gen
+		}
 	}
 	return e.login, nil
 }

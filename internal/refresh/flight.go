@@ -104,7 +104,7 @@ func (r *Refresher) land(e *entry, f *flight, err error) {
 		e.failures, e.notBefore = 0, time.Time{}
 	} else {
 		e.failures++
-		e.notBefore = r.cfg.Now().Add(backoff(e.failures, time.Second, longestUnsent))
+		e.notBefore = r.cfg.Now().Add(backoff(e.failures, r.cfg.Backoff, longestUnsent))
 	}
 	f.err = err
 	close(f.done)

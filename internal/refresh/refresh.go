@@ -55,6 +55,9 @@ type Config struct {
 	// MaxWait is how long AccessToken waits for a back-off to pass before it
 	// reports the trouble. 0: 20 s; negative: not at all.
 	MaxWait time.Duration
+	// Backoff is the wait after a helper that could not even leave a word in the
+	// status file; it grows with every further one. 0: 1 s.
+	Backoff time.Duration
 	// Log gets what a person may want to know. Nil discards.
 	Log *slog.Logger
 	// Now is the clock. Nil: time.Now.
@@ -97,6 +100,9 @@ func New(cfg Config) (*Refresher, error) {
 	}
 	if cfg.MaxWait == 0 {
 		cfg.MaxWait = 20 * time.Second
+	}
+	if cfg.Backoff == 0 {
+		cfg.Backoff = time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

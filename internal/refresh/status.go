@@ -157,7 +157,8 @@ type Outcome struct {
 // Refresh refreshes profile's login if that is due; with force it does so in any
 // case, even where the status says that a login is required or where the refresh
 // token may have been used already: that is at the owner's risk. It waits for the
-// end. The error says why there is no newer generation although one was wanted.
+// end. The error says why there is no newer generation although one was wanted,
+// or that only a sign-in helps.
 func (r *Refresher) Refresh(ctx context.Context, profile hub.ProfileID, force bool) (Outcome, error) {
 	e, err := r.entry(profile)
 	if err != nil {
@@ -215,11 +216,9 @@ func (r *Refresher) flyNow(ctx context.Context, e *entry, req request) error {
 
 func notRotated(out Outcome, wanted bool) error {
 	switch s := out.Status; {
-	case out.Rotated || !wanted:
-		return nil
 	case s.Health == hub.HealthLoginRequired:
 		return loginRequired(s.Reason)
-	case s.Failures > 0:
+	case s.Failures > 0 && wanted && !out.Rotated:
 		return hub.Hint(fmt.Errorf("the login was not refreshed: %s", s.LastError), "it is tried again by itself; `claude-hub status` shows when")
 	}
 	return nil

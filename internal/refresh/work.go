@@ -31,6 +31,8 @@ func (h *helper) mayRefresh(ctx context.Context, l *login, st state) (bool, erro
 		return false, nil
 	case h.req.mode == modeForce:
 		return true, nil
+	case h.place.leftovers(): // what became of the refresh token is not known yet, or never will be
+		return false, nil
 	case st.Health == hub.HealthLoginRequired, l.ended(now), l.cred.RefreshToken.IsZero():
 		return false, nil
 	case now.Before(st.NotBefore):

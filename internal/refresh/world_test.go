@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,9 @@ import (
 
 // The test binary plays every process of the story, by this variable.
 const roleVariable = "REFRESH_TEST_ROLE"
+
+// quickExit keeps a binary with the race detector from sleeping a second at its end.
+const quickExit = "GORACE=atexit_sleep_ms=0"
 
 func TestMain(m *testing.M) {
 	roles := map[string]func() error{"helper": playHelper, "cli": playCLI, "asker": playAsker, "daemon": playDaemon, "naive": playNaive}
@@ -79,7 +83,7 @@ func newWorld(t testing.TB, cfg simulator.Config, agent string) *world {
 	if agent == "" {
 		agent = standIn(t)
 	}
-	w.environ = append(sim.Environ(), roleVariable+"=helper", "TEST_HUB="+w.dir, "TEST_AGENT="+agent, "TEST_BACKOFF=10ms", "PATH="+os.Getenv("PATH"))
+	w.environ = append(sim.Environ(), roleVariable+"=helper", "TEST_HUB="+w.dir, "TEST_AGENT="+agent, "TEST_BACKOFF=10ms", quickExit, "PATH="+os.Getenv("PATH"))
 	w.signIn(simulator.SignIn{})
 	t.Cleanup(w.reap)
 	return w
@@ -113,7 +117,7 @@ func openVault(dir string) (*vault.Vault, error) {
 func standIn(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "claude")
-	script := "#!/bin/sh\n" + roleVariable + "=cli exec '" + os.Args[0] + "' \"$@\"\n"
+	script := "#!/bin/sh\n" + roleVariable + "=cli " + quickExit + " exec '" + os.Args[0] + "' \"$@\"\n"
 	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +159,7 @@ func (w *world) spare() string {
 }
 
 func config(dir string, v *vault.Vault, environ []string) refresh.Config {
-	return refresh.Config{Vault: v, Dir: dir, Command: []string{os.Args[0]}, Environ: environ}
+	return refresh.Config{Vault: v, Dir: dir, Command: []string{os.Args[0]}, Environ: environ, Backoff: 10 * time.Millisecond}
 }
 
 // refresher returns a refresher as one process of the hub has it.
@@ -176,6 +180,22 @@ func (w *world) refresher(options ...func(*refresh.Config)) *refresh.Refresher {
 	return r
 }
 
+// at moves the clocks of a refresher and its helpers.
+func (w *world) at(skew time.Duration) func(*refresh.Config) {
+	return func(cfg *refresh.Config) {
+		cfg.Now = func() time.Time { return time.Now().Add(skew) }
+		cfg.Environ = append(slices.Clone(cfg.Environ), "TEST_SKEW="+skew.String())
+	}
+}
+
+// with adds variables to the helpers' environment; later ones win.
+func with(variables ...string) func(*refresh.Config) {
+	return func(cfg *refresh.Config) { cfg.Environ = append(slices.Clone(cfg.Environ), variables...) }
+}
+
+// impatient makes AccessToken report trouble at once.
+func impatient(cfg *refresh.Config) { cfg.MaxWait = -1 }
+
 func (w *world) refreshDir() string { return filepath.Join(w.dir, "refresh", string(w.profile.ID)) }
 
 // leftovers returns the names in the profile's refresh directory that start with prefix.
@@ -194,6 +214,14 @@ func (w *world) failAt(point, action string) {
 	w.t.Helper()
 	if err := os.WriteFile(filepath.Join(w.dir, "failpoint"), []byte(point+" "+action), 0o600); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// failed checks that a helper has come to the failpoint.
+func (w *world) failed() {
+	w.t.Helper()
+	if _, err := os.Stat(filepath.Join(w.dir, "failpoint")); err == nil {
+		w.t.Error("no helper came to the failpoint")
 	}
 }
 
@@ -272,6 +300,13 @@ func playHelper() error {
 		if cfg.Patience, err = time.ParseDuration(p); err != nil {
 			return err
 		}
+	}
+	if s := os.Getenv("TEST_SKEW"); s != "" {
+		skew, err := time.ParseDuration(s)
+		if err != nil {
+			return err
+		}
+		cfg.Now = func() time.Time { return time.Now().Add(skew) }
 	}
 	return refresh.HelperMain(context.Background(), cfg)
 }
