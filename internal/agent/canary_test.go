@@ -41,6 +41,7 @@ func TestCanaryNamesWhatDiffers(t *testing.T) {
 		{"the credential file is changed", `echo '{}' > "$CLAUDE_CONFIG_DIR/.credentials.json"; export CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-lease-fake-canary-0123456789abcdefghijklmnopq`, "changed the credential file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			err := agent.Canary(t.Context(), changed(t, c.body))
 			if !errors.Is(err, hub.ErrRefused) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error = %v; want ErrRefused with %q", err, c.want)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/secret"
 )
 
 // hostile is what a parent may have in its environment that no CLI may see.
@@ -70,5 +71,49 @@ func TestEnvironDropsRelativePathEntries(t *testing.T) {
 	got := agent.Environ([]string{"PATH=.:/usr/bin::bin:/bin"}, nil)
 	if want := []string{"PATH=/usr/bin:/bin"}; !slices.Equal(got, want) {
 		t.Errorf("Environ = %v; want %v", got, want)
+	}
+}
+
+func TestRunEnvironHoldsNothingOfTheHost(t *testing.T) {
+	parent := []string{"LANG=C.UTF-8", "TZ=UTC", "PATH=/host/bin", "HTTPS_PROXY=http://user:pass@proxy:1", "NO_PROXY=x", "SSL_CERT_FILE=/host/ca", "NODE_EXTRA_CA_CERTS=/host/ca"}
+	for _, name := range hostile {
+		parent = append(parent, name+"=canary")
+	}
+	got := agent.RunEnviron(parent, "/home/agent", "/usr/bin:/bin", "http://127.0.0.1:4000", map[string]string{"LANG": "fr", "X": "1"})
+	want := []string{
+		"ANTHROPIC_BASE_URL=http://127.0.0.1:4000", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "CLAUDE_CONFIG_DIR=/home/agent/.claude",
+		"DISABLE_AUTOUPDATER=1", "HOME=/home/agent", "IS_SANDBOX=1", "LANG=fr", "PATH=/usr/bin:/bin", "TZ=UTC", "X=1",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("RunEnviron =\n%v\nwant\n%v", got, want)
+	}
+}
+
+func TestRunEnvironWithoutGatewayKeepsTheWayOut(t *testing.T) {
+	got := agent.RunEnviron([]string{"HTTPS_PROXY=http://p:1", "NODE_EXTRA_CA_CERTS=/ca"}, "/h", "", "", nil)
+	for _, want := range []string{"HTTPS_PROXY=http://p:1", "NODE_EXTRA_CA_CERTS=/ca", "PATH=/usr/local/bin:/usr/bin:/bin"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing in %v", want, got)
+		}
+	}
+	if slices.ContainsFunc(got, func(kv string) bool { return strings.HasPrefix(kv, "ANTHROPIC_") }) {
+		t.Errorf("a base URL in %v", got)
+	}
+}
+
+func TestExecEnvironKeepsTheOwnersEnvironment(t *testing.T) {
+	parent := []string{"EDITOR=vi", "AWS_PROFILE=x", "CLAUDE_CONFIG_DIR=/c", "NO_PROXY=corp", "HTTP_PROXY=http://p:1", "=x", "junk"}
+	for _, name := range hostile {
+		if strings.HasPrefix(name, "ANTHROPIC_") || strings.HasPrefix(name, "CLAUDE_CODE") || name == "CLAUDECODE" {
+			parent = append(parent, name+"=canary")
+		}
+	}
+	got := agent.ExecEnviron(parent, "http://127.0.0.1:4000", secret.New(fakeLease))
+	want := []string{
+		"ANTHROPIC_BASE_URL=http://127.0.0.1:4000", "AWS_PROFILE=x", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "CLAUDE_CODE_OAUTH_TOKEN=" + fakeLease,
+		"CLAUDE_CONFIG_DIR=/c", "DISABLE_AUTOUPDATER=1", "EDITOR=vi", "HTTP_PROXY=http://p:1", "NO_PROXY=corp,127.0.0.1", "no_proxy=127.0.0.1",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("ExecEnviron =\n%v\nwant\n%v", got, want)
 	}
 }
