@@ -1,15 +1,13 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"math/bits"
-	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"github.com/claude-hub/claude-hub/internal/gateway/wire"
 )
 
 // maxBody is what the API itself takes as a request.
@@ -35,6 +33,7 @@ func newBuffer(n int) *[]byte {
 	return &b
 }
 
+// freeBuffer takes back what newBuffer gave, also if append has replaced it.
 func freeBuffer(b *[]byte) {
 	n := cap(*b)
 	class := bits.Len(uint(n)) - 1 - smallestBuffer
@@ -44,9 +43,9 @@ func freeBuffer(b *[]byte) {
 	}
 }
 
-// body is a request's body in memory. It is shared by the handler and by
-// attempts to send it, which may go on after the answer has begun; the last to
-// let go of it frees it.
+// body is a request's body in memory. It is shared by the handler and by what
+// sends it, which may go on after the answer has begun; the last to let go of it
+// frees it.
 type body struct {
 	buffer *[]byte
 	n      int
@@ -56,6 +55,8 @@ type body struct {
 
 func (b *body) bytes() []byte { return (*b.buffer)[:b.n] }
 
+func (b *body) hold() { b.users.Add(1) }
+
 func (b *body) release() {
 	if b.users.Add(-1) == 0 {
 		freeBuffer(b.buffer)
@@ -63,101 +64,44 @@ func (b *body) release() {
 	}
 }
 
-// open returns a reader of the whole body for one attempt.
-func (b *body) open() io.ReadCloser {
-	b.users.Add(1)
-	a := &attempt{body: b}
-	a.Reset(b.bytes())
-	return a
-}
-
-type attempt struct {
-	bytes.Reader
-	body   *body
-	closed atomic.Bool
-}
-
-// Bytes lets the wire client send the body without a copy.
-func (a *attempt) Bytes() []byte { return a.body.bytes() }
-
-func (a *attempt) Close() error {
-	if !a.closed.Swap(true) {
-		a.body.release()
-	}
-	return nil
-}
-
 // readBody takes the whole body into memory: bounded in size, in time and, over
 // all requests of the endpoint, in sum.
-func (e *Endpoint) readBody(w http.ResponseWriter, r *http.Request) (*body, *fault) {
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil, &fault{415, "invalid_request_error", "claude-hub: an encoded request body is not taken", Refusal{}}
-	}
-	if r.ContentLength > maxBody {
+func (e *Endpoint) readBody(c *wire.Conn, length int64) (*body, *fault) {
+	if length > maxBody {
 		return nil, tooLarge()
 	}
-	hold := r.ContentLength
+	hold := length
 	if hold < 0 {
 		hold = maxBody
 	}
-	if err := e.bodies.Acquire(r.Context(), hold); err != nil {
-		return nil, unavailable("claude-hub: the request ended while it waited for memory")
+	if err := e.bodies.Acquire(c.Context(), hold); err != nil {
+		return nil, unavailable("the request ended while it waited for memory")
 	}
 	b := &body{free: func() { e.bodies.Release(hold) }}
 	b.users.Store(1)
-	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-		return nil, unavailable("claude-hub: the connection is gone")
-	}
-	err := b.fill(r.Body, r.ContentLength)
-	// A deadline that stayed would cut the answer: the server reads on, to see the
-	// client leave.
-	err = errors.Join(err, rc.SetReadDeadline(time.Time{}))
-	if err != nil {
-		b.release()
-		if errors.Is(err, errTooLarge) {
-			return nil, tooLarge()
+	n, err := c.ReadBody(maxBody, func(used, n int) []byte {
+		grown := newBuffer(n)
+		if b.buffer != nil {
+			copy(*grown, (*b.buffer)[:used])
+			freeBuffer(b.buffer)
 		}
-		return nil, badRequest("claude-hub: the request's body did not come whole")
+		b.buffer = grown
+		return *grown
+	})
+	if err == nil {
+		b.n = n
+		return b, nil
 	}
-	return b, nil
+	if b.buffer == nil {
+		b.buffer = newBuffer(0)
+	}
+	b.release()
+	if errors.Is(err, wire.ErrBodyTooLarge) {
+		return nil, tooLarge()
+	}
+	return nil, badRequest("the request's body did not come whole")
 }
-
-var errTooLarge = errors.New("body too large")
 
 func tooLarge() *fault {
-	return &fault{413, "request_too_large", fmt.Sprintf("claude-hub: a request may have %d MB", maxBody>>20), Refusal{}}
-}
-
-// fill reads r to its end; length is -1 if it is not known.
-func (b *body) fill(r io.Reader, length int64) error {
-	if length >= 0 {
-		b.buffer, b.n = newBuffer(int(length)), int(length)
-		if _, err := io.ReadFull(r, b.bytes()); err != nil {
-			return err
-		}
-		var one [1]byte // reach the end, so that the server sees it too
-		if n, err := r.Read(one[:]); n > 0 || !errors.Is(err, io.EOF) {
-			return fmt.Errorf("reading the body's end: %w", err)
-		}
-		return nil
-	}
-	b.buffer = newBuffer(1 << smallestBuffer)
-	for {
-		n, err := r.Read((*b.buffer)[b.n:])
-		b.n += n
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		case b.n > maxBody:
-			return errTooLarge
-		case b.n == len(*b.buffer):
-			grown := newBuffer(2 * b.n)
-			copy(*grown, b.bytes())
-			freeBuffer(b.buffer)
-			b.buffer = grown
-		}
-	}
+	return &fault{413, "request_too_large", fmt.Sprintf("a request may have %d MB", maxBody>>20), Refusal{}}
 }

@@ -4,97 +4,129 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"time"
 
+	"github.com/claude-hub/claude-hub/internal/gateway/wire"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/lease"
-	"github.com/claude-hub/claude-hub/internal/secret"
 	"github.com/claude-hub/claude-hub/internal/usage"
 )
 
-// ServeHTTP answers one request of the endpoint's run.
-func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !e.enter() {
-		panic(http.ErrAbortHandler)
-	}
-	defer e.handlers.Done()
+// exchange is one request and its answer.
+type exchange struct {
+	e      *Endpoint
+	c      *wire.Conn
+	number uint64 // of the endpoint's requests, in order
+	to     route
+	head   []byte // the outgoing head behind its Authorization, up to the body's length
+	buffer *[]byte
+	model  string
+	body   *body
+	size   int            // of the body
+	lease  *lease.Request // nil for a request that is not metered
+	meter  *usage.Meter
+}
+
+// handle answers one request of the endpoint's run.
+func (e *Endpoint) handle(c *wire.Conn, r *wire.Request) {
 	to, f := e.routeOf(r)
 	if f == nil && to == routeHello {
-		hello(w)
+		hello(c, r)
 		return
 	}
-	number := e.began.Add(1)
+	x := &exchange{e: e, c: c, to: to, number: e.began.Add(1)}
 	if f == nil {
 		f = e.authorize(r)
 	}
 	if f == nil {
-		f = e.forward(w, r, to, number)
+		f = x.forward(r)
 	}
 	if f != nil {
-		e.refuse(w, f, number)
+		x.refuse(f)
 	}
 }
 
-// hello answers the CLI's question whether somebody is there, which it asks
-// without a token and before its first request.
-func hello(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json")
-	io.WriteString(w, `{"message":"hello"}`) // nothing of a HEAD's is sent
-}
-
-func (e *Endpoint) refuse(w http.ResponseWriter, f *fault, number uint64) {
-	if f.refusal.Kind != "" {
-		e.note(number, f.refusal)
+// malformed answers what is no request.
+func (e *Endpoint) malformed(c *wire.Conn, err error) {
+	f := badRequest("malformed request: " + err.Error())
+	if errors.Is(err, wire.ErrVersion) {
+		f.status = 505
 	}
 	e.g.log.Info("the gateway refused a request", "run", e.lease.Run(), "status", f.status, "reason", f.message)
-	f.write(w)
+	f.write(c)
+}
+
+func (x *exchange) refuse(f *fault) {
+	if f.refusal.Kind != "" {
+		x.e.note(x.number, f.refusal)
+	}
+	x.e.g.log.Info("the gateway refused a request", "run", x.e.lease.Run(), "status", f.status, "reason", f.message)
+	f.write(x.c)
 }
 
 // forward sends the request on and relays the answer. A fault means that nothing
 // has been answered yet.
-func (e *Endpoint) forward(w http.ResponseWriter, r *http.Request, to route, number uint64) *fault {
-	b, f := e.readBody(w, r)
+func (x *exchange) forward(r *wire.Request) *fault {
+	for _, field := range r.Fields {
+		if field.Is("content-encoding") && string(field.Value) != "identity" {
+			return &fault{415, "invalid_request_error", "an encoded request body is not taken", Refusal{}}
+		}
+	}
+	x.pack(r)
+	b, f := x.e.readBody(x.c, r.Length)
 	if f != nil {
+		freeBuffer(x.buffer)
 		return f
 	}
-	model, err := usage.RequestModel(b.bytes())
-	if err != nil {
-		b.release()
-		return badRequest("claude-hub: " + err.Error())
-	}
-	x := &exchange{e: e, w: w, number: number, model: model, size: b.n}
-	if f := x.admit(r.Context(), to); f != nil {
-		b.release()
-		return f
-	}
-	defer x.end()
-	res, f := e.exchange(r, b)
+	x.body, x.size = b, b.n
+	answer, f := x.ask()
 	b.release() // from here on nobody sends it again
+	freeBuffer(x.buffer)
+	if x.lease != nil {
+		defer x.lease.End()
+	}
 	if f != nil {
 		return f
 	}
-	defer res.Body.Close()
-	return x.relay(res)
+	defer answer.body.Close()
+	return x.relay(answer)
 }
 
-// exchange is one request that was admitted, and its answer.
-type exchange struct {
-	e      *Endpoint
-	w      http.ResponseWriter
-	number uint64
-	model  string
-	size   int            // of the request's body
-	lease  *lease.Request // nil for a request that is not metered
-	sent   bool
-	meter  *usage.Meter
+// pack writes what of the head is the same in each attempt. It must be done
+// before the body is read, which overwrites the fields.
+func (x *exchange) pack(r *wire.Request) {
+	x.buffer = newBuffer(smallHead)
+	b := append((*x.buffer)[:0], r.Method...)
+	b = append(append(b, ' '), r.Target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, x.e.g.upstream.Host...)
+	for _, f := range passing(r.Fields, notForwarded) {
+		b = append(append(b, "\r\n"...), f.Name...)
+		b = append(append(b, ": "...), f.Value...)
+	}
+	x.head = b
+	*x.buffer = b[:cap(b)]
 }
 
-func (x *exchange) admit(ctx context.Context, to route) *fault {
+// smallHead is enough for the CLI's heads, the access token included.
+const smallHead = 4 << 10
+
+// ask admits the request and gets its answer.
+func (x *exchange) ask() (answer, *fault) {
 	var err error
-	if to == routeMessages {
-		x.lease, err = x.e.lease.Begin(ctx, x.model)
+	if x.model, err = usage.RequestModel(x.body.bytes()); err != nil {
+		return answer{}, badRequest(err.Error())
+	}
+	if f := x.admit(); f != nil {
+		return answer{}, f
+	}
+	return x.send()
+}
+
+func (x *exchange) admit() *fault {
+	var err error
+	if x.to == routeMessages {
+		x.lease, err = x.e.lease.Begin(x.c.Context(), x.model)
 	} else {
 		err = x.e.lease.Admit(x.model)
 	}
@@ -104,68 +136,61 @@ func (x *exchange) admit(ctx context.Context, to route) *fault {
 	case errors.Is(err, hub.ErrRefused):
 		return limited(err.Error())
 	default:
-		return unavailable("claude-hub: the request ended while it waited for its turn")
+		return unavailable("the request ended while it waited for its turn")
 	}
 }
 
-func (x *exchange) end() {
-	if x.lease != nil {
-		x.lease.End()
-	}
-}
-
-// exchange gets an answer from the upstream, with a second try if the access
-// token turns out to be dead.
-func (e *Endpoint) exchange(r *http.Request, b *body) (*http.Response, *fault) {
-	ctx := r.Context()
+// send gets an answer from the upstream, with a second try if the access token
+// turns out to be dead.
+func (x *exchange) send() (answer, *fault) {
+	ctx, e := x.c.Context(), x.e
 	stale := hub.Generation(0)
 	for {
 		token, generation, err := e.g.tokens.AccessToken(ctx, e.lease.Profile(), stale)
+		switch {
+		case err != nil:
+			return answer{}, e.noToken(err)
+		case stale != 0 && generation <= stale:
+			return answer{}, loginRequired("the platform does not accept this profile's login")
+		case !plainToken(token.Reveal()):
+			return answer{}, e.noToken(errors.New("the access token has characters that no header takes"))
+		}
+		a, err := e.g.send(ctx, x.parcel(token.Reveal()))
 		if err != nil {
-			return nil, e.noToken(err)
+			return answer{}, x.noAnswer(ctx, err)
 		}
-		if stale != 0 && generation <= stale {
-			return nil, loginRequired("the platform does not accept this profile's login")
+		if !rejected(&a) {
+			return a, nil
 		}
-		res, err := e.g.transport.RoundTrip(e.outgoing(r, b, token))
-		if err != nil {
-			return nil, e.noAnswer(ctx, err)
-		}
-		if res.StatusCode != http.StatusUnauthorized {
-			return res, nil
-		}
-		discard(res)
+		a.body.Close()
 		if stale != 0 {
-			return nil, loginRequired("the platform refused this profile's login, and the renewed one too")
+			return answer{}, loginRequired("the platform refused this profile's login, and the renewed one too")
 		}
 		stale = generation
 	}
 }
 
-// outgoing writes the request anew for the upstream.
-func (e *Endpoint) outgoing(r *http.Request, b *body, token secret.Text) *http.Request {
-	u := *e.g.upstream
-	u.Path, u.RawQuery = r.URL.Path, r.URL.RawQuery
-	header := make(http.Header, len(r.Header)+2)
-	copyHeader(header, r.Header, notForwarded)
-	header["Authorization"] = []string{"Bearer " + token.Reveal()}
-	if len(header["User-Agent"]) == 0 {
-		header["User-Agent"] = nil // or the transport would make one up
-	}
-	out := &http.Request{
-		Method: r.Method, URL: &u, Host: u.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		ContentLength: int64(b.n), Body: b.open(),
-		GetBody: func() (io.ReadCloser, error) { return b.open(), nil },
-	}
-	return out.WithContext(r.Context())
+// parcel is one attempt with that access token.
+func (x *exchange) parcel(token string) *wire.Parcel {
+	buffer, body := newBuffer(len(x.head)+len(token)+128), x.body
+	b := append((*buffer)[:0], x.head...)
+	b = append(append(b, "\r\nAuthorization: Bearer "...), token...)
+	b = fmt.Appendf(b, "\r\nContent-Length: %d\r\n\r\n", x.size)
+	body.hold()
+	return &wire.Parcel{Head: b, Body: body.bytes(), Done: func() {
+		freeBuffer(buffer)
+		body.release()
+	}}
 }
 
-// discard reads the little that an error's body has, so that the connection can
-// be used again.
-func discard(res *http.Response) {
-	io.CopyN(io.Discard, res.Body, 64<<10) // a shorter one is as good
-	res.Body.Close()
+// plainToken reports whether s can stand in a header.
+func plainToken(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func (e *Endpoint) noToken(err error) *fault {
@@ -176,24 +201,28 @@ func (e *Endpoint) noToken(err error) *fault {
 		return loginRequired("the profile's login has ended")
 	}
 	e.g.log.Warn("no access token for a request", "run", e.lease.Run(), "profile", e.lease.Profile(), "err", err)
-	return unavailable("claude-hub: there is no access token for the moment")
+	return unavailable("there is no access token for the moment")
 }
 
-func (e *Endpoint) noAnswer(ctx context.Context, err error) *fault {
-	if e.lease.Err() != nil {
-		return limited(e.lease.Err().Error())
+// noAnswer also charges for a request that may have been worked on.
+func (x *exchange) noAnswer(ctx context.Context, err error) *fault {
+	if x.lease != nil && !errors.Is(err, wire.ErrNotSent) {
+		x.lease.Record(x.model, usage.Unanswered(x.size).Usage(x.model))
+	}
+	if err := x.e.lease.Err(); err != nil {
+		return limited(err.Error())
 	}
 	if ctx.Err() == nil {
-		e.g.log.Warn("no answer from the upstream", "run", e.lease.Run(), "err", err)
+		x.e.g.log.Warn("no answer from the upstream", "run", x.e.lease.Run(), "err", err)
 	}
-	return &fault{502, "api_error", "claude-hub: no answer from " + e.g.upstream.Host, Refusal{}}
+	return &fault{502, "api_error", "no answer from " + x.e.g.upstream.Host, Refusal{}}
 }
 
 // parked is the refusal that an answer of the platform means, if it means one.
 func parked(status int, w usage.Windows, now time.Time) Refusal {
 	until := w.ParkedUntil(now)
-	if status != http.StatusTooManyRequests || until.IsZero() {
+	if status != 429 || until.IsZero() {
 		return Refusal{}
 	}
-	return Refusal{Kind: RefusedParked, Until: until, Reason: fmt.Sprintf("the plan's window is used up until %s", until.UTC().Format(time.RFC3339))}
+	return Refusal{Kind: RefusedParked, Until: until, Reason: "the plan's window is used up until " + until.UTC().Format(time.RFC3339)}
 }

@@ -1,9 +1,11 @@
 package gateway
 
 import (
-	"net/http"
+	"bytes"
+	"slices"
 	"strings"
 
+	"github.com/claude-hub/claude-hub/internal/gateway/wire"
 	"github.com/claude-hub/claude-hub/internal/lease"
 )
 
@@ -29,28 +31,27 @@ var allowed = map[string]route{
 // maxQuery bounds the query of a request.
 const maxQuery = 512
 
-// routeOf finds the request's route by its request line and framing alone.
-func (e *Endpoint) routeOf(r *http.Request) (route, *fault) {
-	path, query, _ := strings.Cut(r.RequestURI, "?")
-	h := r.Header
+// routeOf finds the request's route by what its head says, the token aside.
+func (e *Endpoint) routeOf(r *wire.Request) (route, *fault) {
+	path, query, _ := bytes.Cut(r.Target, []byte{'?'})
 	switch {
-	case r.Method == http.MethodConnect || !strings.HasPrefix(path, "/"):
-		return routeNone, denied("claude-hub: this is no forward proxy; only its own paths are served")
-	case !e.ownHost(r.Host):
-		return routeNone, denied("claude-hub: the Host header does not name this endpoint")
-	case len(h["Origin"]) > 0 || len(h["Sec-Fetch-Site"]) > 0:
-		return routeNone, denied("claude-hub: web pages are not served")
-	case len(h["Upgrade"]) > 0:
-		return routeNone, denied("claude-hub: there is no other protocol here")
-	case r.ProtoMajor != 1 || r.ProtoMinor < 1:
-		return routeNone, badRequest("claude-hub: HTTP/1.1 is needed")
+	case string(r.Method) == "CONNECT" || !bytes.HasPrefix(path, []byte{'/'}):
+		return routeNone, denied("this is no forward proxy; only its own paths are served")
+	case !e.ownHost(string(r.Host)):
+		return routeNone, denied("the Host field does not name this endpoint")
+	case slices.ContainsFunc(r.Fields, func(f wire.Field) bool { return f.Is("origin") || f.Is("sec-fetch-site") }):
+		return routeNone, denied("web pages are not served")
+	case slices.ContainsFunc(r.Fields, func(f wire.Field) bool { return f.Is("upgrade") }):
+		return routeNone, denied("there is no other protocol here")
 	}
-	to := allowed[r.Method+" "+path]
-	if to == routeNone {
-		return to, denied("claude-hub: this path is not allowed for a run")
-	}
-	if len(query) > maxQuery || strings.ContainsFunc(query, notQuery) {
-		return routeNone, denied("claude-hub: this query is not allowed for a run")
+	to := allowed[string(r.Method)+" "+string(path)]
+	switch {
+	case to == routeNone:
+		return to, denied("this path is not allowed for a run")
+	case len(query) > maxQuery || bytes.ContainsFunc(query, notQuery):
+		return routeNone, denied("this query is not allowed for a run")
+	case to == routeHello && r.Length != 0:
+		return routeNone, denied("this path takes no body")
 	}
 	return to, nil
 }
@@ -60,12 +61,22 @@ func notQuery(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("=&_-.,", r)
 }
 
+// ownHost reports whether host, as in a Host field, means this endpoint. That
+// keeps out web pages whose name was made to resolve to loopback.
+func (e *Endpoint) ownHost(host string) bool {
+	if e.hosts != nil {
+		return slices.Contains(e.hosts, host)
+	}
+	name, port, found := strings.Cut(host, ":")
+	return (name == "127.0.0.1" || name == "localhost") && (!found || port != "" && strings.Trim(port, "0123456789") == "")
+}
+
 // authorize accepts this endpoint's own lease token, in either of the API's two
-// headers, or the same in both.
-func (e *Endpoint) authorize(r *http.Request) *fault {
-	token, ok := bearer(r.Header)
+// fields, or the same in both.
+func (e *Endpoint) authorize(r *wire.Request) *fault {
+	token, ok := credential(r)
 	if !ok {
-		return badToken("claude-hub: exactly one lease token is needed, as a bearer token or an API key")
+		return badToken("exactly one lease token is needed, as a bearer token or an API key")
 	}
 	if e.lease.Matches(token) {
 		if err := e.lease.Err(); err != nil {
@@ -73,63 +84,97 @@ func (e *Endpoint) authorize(r *http.Request) *fault {
 		}
 		return nil
 	}
-	if other, err := e.g.book.Check(token); err == nil || other != nil {
+	if other, _ := e.g.book.Check(token); other != nil {
 		e.alarms.Add(1)
 		e.g.log.Error("alarm: a run used the lease token of another", "run", e.lease.Run(), "owner", other.Run(), "profile", e.lease.Profile())
 	}
-	return badToken("claude-hub: this lease token is not good here")
+	return badToken("this lease token is not good here")
 }
 
-// bearer returns the one credential of a request. Two that differ, or two of a
-// kind, are none: whoever reads on might take the other.
-func bearer(h http.Header) (string, bool) {
-	auth, keys := h["Authorization"], h["X-Api-Key"]
-	if len(auth) > 1 || len(keys) > 1 || len(auth)+len(keys) == 0 {
-		return "", false
-	}
-	if len(auth) == 0 {
-		return keys[0], true
-	}
-	scheme, token, _ := strings.Cut(auth[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") || len(keys) == 1 && keys[0] != token {
-		return "", false
-	}
-	return token, strings.HasPrefix(token, lease.TokenPrefix)
-}
-
-// notForwarded are headers of a request that end here: what belongs to one
-// connection, what says who the client is, and what the transport writes itself.
-var notForwarded = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true,
-	"Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-	"Http2-Settings": true, "Expect": true, "Content-Length": true, "Host": true,
-	"Authorization": true, "X-Api-Key": true, "Cookie": true, "Cookie2": true,
-	"Forwarded": true, "Via": true, "X-Real-Ip": true, "True-Client-Ip": true, "Referer": true,
-	// Metering reads the answer, and on loopback compression only costs.
-	"Accept-Encoding": true,
-}
-
-// notReturned are headers of an answer that end here.
-var notReturned = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true,
-	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-	"Set-Cookie": true, "Set-Cookie2": true, "Alt-Svc": true, "Strict-Transport-Security": true,
-}
-
-// copyHeader copies what may pass. The values are shared, not copied.
-func copyHeader(to, from http.Header, stop map[string]bool) {
-	var named map[string]bool
-	for _, line := range from["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			if named == nil {
-				named = make(map[string]bool)
+// credential returns the one credential of a request. Two that differ, or two of
+// a kind, are none: whoever reads on might take the other.
+func credential(r *wire.Request) (string, bool) {
+	var bearer, key []byte
+	for _, f := range r.Fields {
+		switch {
+		case f.Is("authorization"):
+			scheme, token, _ := bytes.Cut(f.Value, []byte{' '})
+			if bearer != nil || !bytes.EqualFold(scheme, []byte("bearer")) {
+				return "", false
 			}
-			named[http.CanonicalHeaderKey(strings.TrimSpace(name))] = true
+			bearer = token
+		case f.Is("x-api-key"):
+			if key != nil {
+				return "", false
+			}
+			key = f.Value
 		}
 	}
-	for k, v := range from {
-		if !stop[k] && !named[k] && !strings.HasPrefix(k, "X-Forwarded-") && !strings.HasPrefix(k, "Sec-") && !strings.HasPrefix(k, "Cf-") {
-			to[k] = v
+	if bearer == nil {
+		bearer = key
+	}
+	if key != nil && !bytes.Equal(bearer, key) {
+		return "", false
+	}
+	return string(bearer), bytes.HasPrefix(bearer, []byte(lease.TokenPrefix))
+}
+
+// notForwarded are the fields of a request that end here: what belongs to one
+// connection, what says who the client is, and what the gateway writes itself.
+var notForwarded = set(hopByHop, []string{
+	"host", "content-length", "expect", "http2-settings", "authorization", "x-api-key", "cookie", "cookie2",
+	"forwarded", "via", "x-real-ip", "true-client-ip", "x-client-ip", "referer",
+	"accept-encoding", // metering reads the answer
+})
+
+// notReturned are the fields of an answer that end here.
+var notReturned = set(hopByHop, []string{
+	"content-length", "set-cookie", "set-cookie2", "alt-svc", "strict-transport-security",
+})
+
+var hopByHop = []string{
+	"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
+	"proxy-authentication-info", "te", "trailer", "transfer-encoding", "upgrade",
+}
+
+func set(lists ...[]string) map[string]bool {
+	m := make(map[string]bool)
+	for _, name := range slices.Concat(lists...) {
+		m[name] = true
+	}
+	return m
+}
+
+// passing returns those of fields that may pass: not stopped, and not named by
+// the message as being for one connection. It reuses the slice.
+func passing(fields []wire.Field, stopped map[string]bool) []wire.Field {
+	var named [][]byte
+	for _, f := range fields {
+		if f.Is("connection") && !bytes.EqualFold(f.Value, []byte("keep-alive")) && !bytes.EqualFold(f.Value, []byte("close")) {
+			named = append(named, bytes.Split(f.Value, []byte{','})...)
 		}
 	}
+	kept := fields[:0]
+	for _, f := range fields {
+		if !stop(f.Name, stopped) && !slices.ContainsFunc(named, func(n []byte) bool { return bytes.EqualFold(bytes.Trim(n, " \t"), f.Name) }) {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+func stop(name []byte, stopped map[string]bool) bool {
+	var low [64]byte
+	if len(name) > len(low) {
+		return false
+	}
+	for i, c := range name {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		low[i] = c
+	}
+	n := low[:len(name)]
+	return stopped[string(n)] || bytes.HasPrefix(n, []byte("x-forwarded-")) || bytes.HasPrefix(n, []byte("sec-")) ||
+		bytes.HasPrefix(n, []byte("cf-connecting-")) || bytes.HasPrefix(n, []byte("proxy-"))
 }

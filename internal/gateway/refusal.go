@@ -2,9 +2,9 @@ package gateway
 
 import (
 	"encoding/json"
-	"net/http"
-	"strconv"
 	"time"
+
+	"github.com/claude-hub/claude-hub/internal/gateway/wire"
 )
 
 // RefusalKind says what kind of thing stood in a request's way.
@@ -68,31 +68,37 @@ func unavailable(message string) *fault {
 }
 
 func limited(reason string) *fault {
-	return &fault{402, "billing_error", "claude-hub: " + reason, Refusal{Kind: RefusedLimit, Reason: reason}}
+	return &fault{402, "billing_error", reason, Refusal{Kind: RefusedLimit, Reason: reason}}
 }
 
 func loginRequired(reason string) *fault {
-	return &fault{403, "permission_error", "claude-hub: " + reason + "; the owner must run `claude-hub login`", Refusal{Kind: RefusedLoginRequired, Reason: reason}}
+	return &fault{403, "permission_error", reason + "; the owner must run `claude-hub login`", Refusal{Kind: RefusedLoginRequired, Reason: reason}}
 }
 
-// write answers in the API's error shape.
-func (f *fault) write(w http.ResponseWriter) {
-	var body struct {
+// write answers in the API's error shape. Nobody waits for what can't be written:
+// the client has left.
+func (f *fault) write(c *wire.Conn) {
+	var text struct {
 		Type  string `json:"type"`
 		Error struct {
 			Type    string `json:"type"`
 			Message string `json:"message"`
 		} `json:"error"`
 	}
-	body.Type, body.Error.Type, body.Error.Message = "error", f.kind, f.message
-	b, err := json.Marshal(body)
+	text.Type, text.Error.Type, text.Error.Message = "error", f.kind, "claude-hub: "+f.message
+	b, err := json.Marshal(text)
 	if err != nil { // strings always marshal
 		panic(err)
 	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(b)))
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(f.status)
-	w.Write(b) // a client that is gone needs no answer
+	c.Answer(f.status, b)
+}
+
+// hello answers the CLI's question whether somebody is there, which it asks
+// without a token and before its first request.
+func hello(c *wire.Conn, r *wire.Request) {
+	text := []byte(`{"message":"hello"}`)
+	if string(r.Method) == "HEAD" {
+		text = nil
+	}
+	c.Answer(200, text)
 }

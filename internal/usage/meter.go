@@ -3,7 +3,6 @@ package usage
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
 	"strings"
 )
 
@@ -48,14 +47,14 @@ const (
 	maxUsage     = 16 << 10
 )
 
-// NewMeter returns a meter for an answer with the headers h to a request whose
-// body had so many bytes.
-func NewMeter(h http.Header, requestBytes int) *Meter {
+// NewMeter returns a meter for an answer of that content type and encoding to a
+// request whose body had so many bytes.
+func NewMeter(contentType, encoding string, requestBytes int) *Meter {
 	m := &Meter{read: (*Meter).opaque, request: requestBytes}
-	if e := first(h, "Content-Encoding"); e != "" && e != "identity" {
+	if encoding != "" && encoding != "identity" {
 		return m
 	}
-	switch kind, _, _ := strings.Cut(first(h, "Content-Type"), ";"); strings.ToLower(strings.TrimSpace(kind)) {
+	switch kind, _, _ := strings.Cut(contentType, ";"); strings.ToLower(strings.TrimSpace(kind)) {
 	case "text/event-stream":
 		m.read = (*Meter).stream
 	case "application/json":
@@ -101,6 +100,10 @@ func (m *Meter) Finish() Tokens {
 	}
 	return t
 }
+
+// Unanswered estimates what a request with a body of so many bytes used that was
+// sent and left before an answer came.
+func Unanswered(requestBytes int) Tokens { return Tokens{Input: bytesToTokens(int64(requestBytes))} }
 
 func bytesToTokens(n int64) int64 { return (n + 3) / 4 }
 

@@ -30,27 +30,31 @@ type Windows struct {
 	RetryAfter time.Duration
 }
 
-const prefix = "Anthropic-Ratelimit-Unified-"
+const prefix = "anthropic-ratelimit-unified-"
 
 // Told reports whether the headers said anything about the plan.
 func (w Windows) Told() bool {
 	return w.Status != "" || w.FiveHour.Status != "" || w.SevenDay.Status != ""
 }
 
-// ParseWindows reads the plan's windows from the headers of an answer. A value
-// that is not of the expected form counts as absent.
-func ParseWindows(h http.Header) Windows {
-	w := Windows{RetryAfter: seconds(first(h, "Retry-After"))}
-	if w.Status = word(first(h, prefix+"Status")); w.Status == "" && len(h[prefix+"5h-Status"]) == 0 && len(h[prefix+"7d-Status"]) == 0 {
+// ParseHeader is ParseWindows for net/http's headers.
+func ParseHeader(h http.Header) Windows { return ParseWindows(h.Get) }
+
+// ParseWindows reads the plan's windows from the headers of an answer; get
+// returns the value of one, named in lower case, or "". A value that is not of
+// the expected form counts as absent.
+func ParseWindows(get func(name string) string) Windows {
+	w := Windows{RetryAfter: seconds(get("retry-after"))}
+	if w.Status = word(get(prefix + "status")); w.Status == "" && get(prefix+"5h-status") == "" && get(prefix+"7d-status") == "" {
 		return w
 	}
-	w.Claim = word(first(h, prefix+"Representative-Claim"))
-	w.Reset = unix(first(h, prefix+"Reset"))
-	w.FiveHour = Window{word(first(h, prefix+"5h-Status")), ratio(first(h, prefix+"5h-Utilization")), unix(first(h, prefix+"5h-Reset"))}
-	w.SevenDay = Window{word(first(h, prefix+"7d-Status")), ratio(first(h, prefix+"7d-Utilization")), unix(first(h, prefix+"7d-Reset"))}
-	w.OverageStatus = word(first(h, prefix+"Overage-Status"))
-	w.OverageInUse = first(h, prefix+"Overage-In-Use") == "true"
-	w.OverageDisabledReason = word(first(h, prefix+"Overage-Disabled-Reason"))
+	w.Claim = word(get(prefix + "representative-claim"))
+	w.Reset = unix(get(prefix + "reset"))
+	w.FiveHour = Window{word(get(prefix + "5h-status")), ratio(get(prefix + "5h-utilization")), unix(get(prefix + "5h-reset"))}
+	w.SevenDay = Window{word(get(prefix + "7d-status")), ratio(get(prefix + "7d-utilization")), unix(get(prefix + "7d-reset"))}
+	w.OverageStatus = word(get(prefix + "overage-status"))
+	w.OverageInUse = get(prefix+"overage-in-use") == "true"
+	w.OverageDisabledReason = word(get(prefix + "overage-disabled-reason"))
 	return w
 }
 
@@ -82,14 +86,6 @@ func (w Windows) decisive() Window {
 		return w.SevenDay
 	}
 	return w.FiveHour
-}
-
-// first avoids Get, which would bring the key into canonical form each time.
-func first(h http.Header, key string) string {
-	if v := h[key]; len(v) > 0 {
-		return v[0]
-	}
-	return ""
 }
 
 // word accepts a short identifier.

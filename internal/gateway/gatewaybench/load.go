@@ -27,6 +27,12 @@ func dial(t *target) (*client, error) {
 	return &client{c, bufio.NewReaderSize(c, 4<<10)}, nil
 }
 
+func (c *client) close() {
+	if c != nil {
+		c.c.Close()
+	}
+}
+
 // prepare writes a request of about size bytes of body that asks for that answer.
 func prepare(t *target, size int, bench string) []byte {
 	body := `{"model":"claude-sonnet-4-5","max_tokens":1024,"stream":true,"messages":[{"role":"user","content":[{"type":"text","text":"`

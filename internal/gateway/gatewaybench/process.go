@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -78,10 +79,9 @@ func policyShare(k scale, t *table, hop float64) {
 	defer l.Revoke()
 	token := l.Token().Reveal()
 	_, body, _ := bytes.Cut(prepare(&target{}, 1<<10, "json"), []byte("\r\n\r\n"))
-	header := map[string][]string{
-		"Content-Type": {"application/json"}, "Anthropic-Ratelimit-Unified-Status": {"allowed"},
-		"Anthropic-Ratelimit-Unified-5h-Utilization": {"0.31"}, "Anthropic-Ratelimit-Unified-5h-Reset": {"1795000000"},
-		"Anthropic-Ratelimit-Unified-5h-Status": {"allowed"},
+	header := map[string]string{
+		"anthropic-ratelimit-unified-status": "allowed", "anthropic-ratelimit-unified-5h-utilization": "0.31",
+		"anthropic-ratelimit-unified-5h-reset": "1795000000", "anthropic-ratelimit-unified-5h-status": "allowed",
 	}
 	n := 0
 	start := time.Now()
@@ -90,12 +90,12 @@ func policyShare(k scale, t *table, hop float64) {
 			return
 		}
 		model, _ := usage.RequestModel(body)
-		r, err := l.Begin(nil, model)
+		r, err := l.Begin(context.Background(), model)
 		if err != nil {
 			return
 		}
-		usage.ParseWindows(header)
-		m := usage.NewMeter(header, len(body))
+		usage.ParseWindows(func(name string) string { return header[name] })
+		m := usage.NewMeter("application/json", "", len(body))
 		m.Write([]byte(document))
 		r.Record(model, m.Finish().Usage(model))
 		r.End()

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -116,14 +114,18 @@ func askProxy(c net.Conn, proxy *url.URL, addr string) error {
 	if _, err := c.Write([]byte(head + "\r\n")); err != nil {
 		return fmt.Errorf("asking the proxy: %w", err)
 	}
-	k := &conn{Conn: c, left: maxAnswerHeader}
-	br := bufio.NewReader(k)
-	res, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+	in := input{c: c}
+	defer in.drop()
+	answer, err := in.head(maxAnswerHead, nil)
 	if err != nil {
 		return fmt.Errorf("asking the proxy: %w", err)
 	}
-	if res.StatusCode != http.StatusOK || br.Buffered() > 0 {
-		return fmt.Errorf("the proxy answered %s", res.Status)
+	a, err := ParseAnswer(answer, false, nil)
+	if err != nil {
+		return fmt.Errorf("asking the proxy: %w", err)
+	}
+	if a.Status != 200 || len(in.held()) > 0 {
+		return fmt.Errorf("the proxy answered %d", a.Status)
 	}
 	return c.SetDeadline(time.Time{})
 }

@@ -1,0 +1,370 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Server reads requests from a listener's connections and hands them to a
+// handler, one after the other on each connection.
+type Server struct {
+	// Handle answers a request. The request is good until Handle returns, its
+	// fields until the body is read.
+	Handle func(*Conn, *Request)
+	// Refuse answers what is no request; the connection ends with it.
+	Refuse func(*Conn, error)
+	// Panicked is told of a handler's panic. Its connection is cut.
+	Panicked func(any)
+	// Watcher notices clients that leave.
+	Watcher *Watcher
+	// MaxConns bounds the connections; further ones wait to be accepted.
+	MaxConns int
+
+	ctx    context.Context // of all connections, until Close
+	cancel context.CancelCauseFunc
+	slots  chan struct{}
+
+	mu      sync.Mutex
+	closed  bool
+	conns   map[*Conn]struct{}
+	serving sync.WaitGroup // the accepting loop and the connections; Add under mu, while not closed
+	listen  net.Listener
+}
+
+// Bounds of a connection.
+const (
+	maxHead     = 64 << 10
+	headTimeout = 10 * time.Second // from its first byte
+	idleTimeout = 5 * time.Minute
+	bodyTimeout = time.Minute
+	lingerBytes = 1 << 20
+	lingerFor   = time.Second
+)
+
+// Start serves the connections of l until Close.
+func (s *Server) Start(l net.Listener) {
+	s.ctx, s.cancel = context.WithCancelCause(context.Background()) // the server's own life
+	s.listen, s.conns = l, make(map[*Conn]struct{})
+	s.slots = make(chan struct{}, s.MaxConns)
+	s.serving.Add(1)
+	go s.accept()
+}
+
+// Cancel ends the contexts of all requests under way, and refuses no new ones.
+func (s *Server) Cancel(cause error) { s.cancel(cause) }
+
+// Close closes the listener, cuts every connection and waits for their handlers.
+// It may be called more than once.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	var err error
+	if !s.closed {
+		s.closed = true
+		s.cancel(net.ErrClosed)
+		err = s.listen.Close()
+		for c := range s.conns {
+			c.raw.Close()
+		}
+	}
+	s.mu.Unlock()
+	s.serving.Wait()
+	return err
+}
+
+func (s *Server) accept() {
+	defer s.serving.Done()
+	for pause := time.Duration(0); ; {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.ctx.Done():
+			if s.isClosed() {
+				return
+			}
+			s.slots <- struct{}{} // requests are refused from now on, not connections
+		}
+		nc, err := s.listen.Accept()
+		if err == nil {
+			pause = 0
+			s.start(nc)
+			continue
+		}
+		<-s.slots
+		if s.isClosed() {
+			return
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second) // out of descriptors, as a rule
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *Server) start(nc net.Conn) {
+	c := &Conn{server: s, raw: nc, in: input{c: nc}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.serving.Add(1)
+	go c.serve()
+}
+
+// Conn is a client's connection, for the one request on it that is under way.
+type Conn struct {
+	server *Server
+	raw    net.Conn
+	in     input
+	ctx    context.Context // until the client leaves; for one connection's life
+	cancel context.CancelCauseFunc
+	fields []Field
+	watch  watched
+
+	request Request
+	body    int64 // what of the request's body is not read yet; see Request.Length
+	answer  state
+}
+
+// state is how far an answer has got.
+type state uint8
+
+const (
+	unanswered state = iota
+	answering
+	answered
+	last // answered, and the connection ends
+)
+
+var errGone = errors.New("the client has left")
+
+// Context ends when the client leaves or the server is closed.
+func (c *Conn) Context() context.Context { return c.ctx }
+
+// Answered reports whether the answer has begun.
+func (c *Conn) Answered() bool { return c.answer != unanswered }
+
+func (c *Conn) serve() {
+	s := c.server
+	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
+	defer func() {
+		if p := recover(); p != nil && s.Panicked != nil {
+			s.Panicked(p)
+		}
+		s.Watcher.remove(&c.watch)
+		c.cancel(errGone)
+		c.raw.Close()
+		c.in.drop()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		<-s.slots
+		s.serving.Done()
+	}()
+	c.watch = watched{fd: descriptor(c.raw), at: -1, gone: func() {
+		c.cancel(errGone)
+		c.raw.Close()
+	}}
+	for c.one() {
+		c.in.shed()
+	}
+}
+
+// one serves one request and reports whether there may be another.
+func (c *Conn) one() bool {
+	s := c.server
+	c.answer, c.body = unanswered, 0
+	if c.raw.SetReadDeadline(time.Now().Add(idleTimeout)) != nil {
+		return false
+	}
+	head, err := c.in.head(maxHead, func() error { return c.raw.SetReadDeadline(time.Now().Add(headTimeout)) })
+	if err == nil {
+		c.request, err = ParseRequest(head, c.fields)
+	}
+	if err != nil {
+		if !quiet(err) {
+			s.Refuse(c, err)
+			c.linger()
+		}
+		return false
+	}
+	c.fields, c.body = c.request.Fields, c.request.Length
+	if c.watch.fd >= 0 {
+		s.Watcher.add(&c.watch)
+	}
+	s.Handle(c, &c.request)
+	s.Watcher.remove(&c.watch)
+	if c.answer == last && (c.body != 0 || len(c.in.held()) > 0) {
+		c.linger()
+	}
+	return c.answer == answered && c.ctx.Err() == nil
+}
+
+// quiet reports whether err is a client that went away between requests, or one
+// that can't be answered.
+func quiet(err error) bool {
+	var ne net.Error
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &ne)
+}
+
+// linger lets the client read the answer before the connection is cut: what it
+// has sent and nobody reads would make the kernel drop the answer.
+func (c *Conn) linger() {
+	if w, ok := c.raw.(interface{ CloseWrite() error }); ok {
+		w.CloseWrite()
+	}
+	if c.raw.SetReadDeadline(time.Now().Add(lingerFor)) == nil {
+		io.CopyN(io.Discard, c.raw, lingerBytes)
+	}
+}
+
+// Errors of ReadBody.
+var (
+	ErrBodyTooLarge = errors.New("the body is too large")
+	ErrBodyBroken   = errors.New("the body did not come whole")
+)
+
+// ReadBody reads the request's body. Buffer returns a buffer of at least n bytes,
+// with the first used ones of the previous one; n is the body's length, or a
+// guess that grows. It returns the body's length. The request's fields are not
+// good any longer.
+func (c *Conn) ReadBody(limit int64, buffer func(used, n int) []byte) (int, error) {
+	length := c.body
+	if length > limit {
+		return 0, ErrBodyTooLarge
+	}
+	if c.request.Continue && length != 0 && len(c.in.held()) == 0 {
+		if _, err := io.WriteString(c.raw, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+			return 0, errors.Join(ErrBodyBroken, err)
+		}
+	}
+	if length < 0 || int64(len(c.in.held())) < length {
+		if err := c.raw.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+			return 0, errors.Join(ErrBodyBroken, err)
+		}
+	}
+	if length < 0 {
+		return c.readChunks(limit, buffer)
+	}
+	if err := c.in.readFull(buffer(0, int(length))[:length]); err != nil {
+		return 0, errors.Join(ErrBodyBroken, err)
+	}
+	c.body = 0
+	c.in.shed()
+	return int(length), nil
+}
+
+func (c *Conn) readChunks(limit int64, buffer func(used, n int) []byte) (int, error) {
+	f := framing{in: &c.in, chunked: true, strict: true}
+	b, n := buffer(0, smallInput), 0
+	for {
+		p, err := f.next()
+		if errors.Is(err, io.EOF) {
+			c.body = 0
+			c.in.shed()
+			return n, nil
+		}
+		if err != nil {
+			return 0, errors.Join(ErrBodyBroken, err)
+		}
+		if int64(n+len(p)) > limit {
+			return 0, ErrBodyTooLarge
+		}
+		if n+len(p) > len(b) {
+			b = buffer(n, 2*(n+len(p)))
+		}
+		n += copy(b[n:], p)
+	}
+}
+
+// keep reports whether the connection can take another request.
+func (c *Conn) keep() bool { return c.body == 0 && !c.request.Close && c.ctx.Err() == nil }
+
+// Reply is an answer of so many bytes, or, with a Length of -1, of pieces.
+type Reply struct {
+	Status int
+	Fields []Field // without those of the framing
+	Length int64
+}
+
+// Begin returns the reply's head, appended to b. Every reply is finished by
+// Finish, or the connection is cut.
+func (c *Conn) Begin(b []byte, r Reply) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(r.Status), 10)
+	b = append(append(b, ' '), http.StatusText(r.Status)...)
+	b = append(b, "\r\n"...)
+	for _, f := range r.Fields {
+		b = append(append(b, f.Name...), ": "...)
+		b = append(append(b, f.Value...), "\r\n"...)
+	}
+	if r.Length >= 0 {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, r.Length, 10)
+	} else {
+		b = append(b, "Transfer-Encoding: chunked"...)
+	}
+	if !c.keep() {
+		b = append(b, "\r\nConnection: close"...)
+	}
+	c.answer = answering
+	return append(b, "\r\n\r\n"...)
+}
+
+// AppendChunk appends a piece of a reply whose length is not known.
+func AppendChunk(b, p []byte) []byte {
+	b = strconv.AppendInt(b, int64(len(p)), 16)
+	b = append(b, "\r\n"...)
+	b = append(b, p...)
+	return append(b, "\r\n"...)
+}
+
+// LastChunk ends a reply whose length is not known.
+const LastChunk = "0\r\n\r\n"
+
+// WriteAll writes bytes of the reply, as they are.
+func (c *Conn) WriteAll(a, b []byte) error {
+	if len(b) == 0 {
+		_, err := c.raw.Write(a)
+		return err
+	}
+	if len(a) == 0 {
+		_, err := c.raw.Write(b)
+		return err
+	}
+	both := net.Buffers{a, b}
+	_, err := both.WriteTo(c.raw)
+	return err
+}
+
+// Answer answers with a JSON text, whole. If that fails the client has left.
+func (c *Conn) Answer(status int, text []byte) {
+	b := c.Begin(nil, Reply{Status: status, Fields: jsonFields, Length: int64(len(text))})
+	if c.WriteAll(append(b, text...), nil) == nil {
+		c.Finish()
+	}
+}
+
+var jsonFields = []Field{{[]byte("Content-Type"), []byte("application/json")}, {[]byte("X-Content-Type-Options"), []byte("nosniff")}}
+
+// Finish says that the whole reply is written.
+func (c *Conn) Finish() {
+	c.answer = last
+	if c.keep() {
+		c.answer = answered
+	}
+}
