@@ -13,4 +13,7 @@
 //  4. A credential that is made for a sandbox ([Placeholder],
 //     [Credentials.WithoutRefreshToken]) holds no refresh token and no field
 //     that we do not know.
+//  5. What is written here about the CLI's flags, words and traffic is of version
+//     [TestedVersion], and tests run it to hold it to that. [Canary] tells
+//     whether another version may be used.
 package agent

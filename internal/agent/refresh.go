@@ -54,13 +54,12 @@ func (a RefreshAnswer) MayHaveRotated() bool {
 
 const maxRefreshOutput = 16 << 10
 
+// Words of CLI 2.1.330. What else it may say is not understood, and so RefreshUnknown.
 var (
 	statusPattern = regexp.MustCompile(`Request failed with status code ([0-9]{3})\b`)
 	// These stop a request before anything of it is sent. Only the token endpoint
 	// can be meant: the door refuses the others before TLS starts.
 	tlsPattern = regexp.MustCompile(`(?i)SSL certificate error|unable to verify the first certificate|self.signed certificate|unable to get (local )?issuer certificate|certificate has expired|does not match certificate`)
-	// What the CLI prints when an answer of the token endpoint was an error
-	// (2.1.330). Anything else it might say is not understood, and so Unknown.
 )
 
 // ParseRefreshWords judges a refresh command that went through the door. The
