@@ -74,14 +74,19 @@ func latency(ctx context.Context, s *parts, k scale, t *table) error {
 			if err != nil {
 				return err
 			}
-			defer c.c.Close()
+			defer func() { c.close() }()
 			request := prepare(tg, size.bytes, "json")
 			for i := range size.n + 5 {
 				d, err := c.do(request)
-				if err != nil {
+				switch {
+				case err != nil && tg.name == "gateway":
 					return err
-				}
-				if i >= 5 { // the first ones make connections
+				case err != nil: // others cut some
+					c.close()
+					if c, err = dial(tg); err != nil {
+						return err
+					}
+				case i >= 5: // the first ones make connections
 					all[tg.name] = append(all[tg.name], d)
 				}
 			}
@@ -111,9 +116,9 @@ func firstByte(ctx context.Context, s *parts, k scale, t *table) error {
 			}
 			d, err := c.firstEvent(request)
 			switch {
-			case err != nil && tg.name != "stock": // which cuts some, see cutStreams
+			case err != nil && tg.name == "gateway":
 				return err
-			case err != nil:
+			case err != nil: // others cut some, see cutStreams
 				c.c.Close()
 				c = nil
 			case i >= 5:
@@ -152,19 +157,13 @@ func eventDelay(ctx context.Context, s *parts, k scale, t *table) error {
 	err := shuffled(ctx, s.present(), 2, func(tg *target) error {
 		var mu sync.Mutex
 		return together(k.streams, func(int) error {
-			c, err := dial(tg)
-			if err != nil {
-				return err
-			}
-			defer c.c.Close()
-			res, err := c.open(prepare(tg, 1<<10, "sse "+strconv.Itoa(k.events)+" 20ms"))
-			if err != nil {
-				return err
-			}
-			d, err := delays(bufio.NewReader(res.Body))
+			d, err := tg.delays("sse " + strconv.Itoa(k.events) + " 20ms")
 			mu.Lock()
 			all[tg.name] = append(all[tg.name], d...)
 			mu.Unlock()
+			if tg.name != "gateway" { // others cut some, see cutStreams
+				err = nil
+			}
 			return err
 		})
 	})
@@ -172,7 +171,17 @@ func eventDelay(ctx context.Context, s *parts, k scale, t *table) error {
 	return err
 }
 
-func delays(br *bufio.Reader) ([]time.Duration, error) {
+func (t *target) delays(bench string) ([]time.Duration, error) {
+	c, err := dial(t)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	res, err := c.open(prepare(t, 1<<10, bench))
+	if err != nil {
+		return nil, err
+	}
+	br := bufio.NewReader(res.Body)
 	var out []time.Duration
 	for {
 		line, err := br.ReadBytes('\n')
@@ -225,12 +234,18 @@ func throughput(ctx context.Context, s *parts, k scale, t *table) error {
 			if err != nil {
 				return err
 			}
-			defer c.c.Close()
+			defer func() { c.close() }()
 			for time.Now().Before(end) {
-				if _, err := c.do(request); err != nil {
+				if _, err := c.do(request); err == nil {
+					n.Add(1)
+					continue
+				} else if tg.name == "gateway" {
 					return err
 				}
-				n.Add(1)
+				c.close() // others cut some
+				if c, err = dial(tg); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -312,26 +327,40 @@ func memoryOfStreams(ctx context.Context, tg *target, n int) (float64, error) {
 	return float64(memory(tg)-before) / float64(n), nil
 }
 
-// cutStreams counts streams that end early when the upstream answers before it
-// has read the request.
+// cutStreams counts streams that end early: half of them are of an upstream that
+// answers before it has read the request. Connections are kept, as clients do.
 func cutStreams(ctx context.Context, s *parts, k scale, t *table) error {
 	v := values{}
 	err := shuffled(ctx, s.present(), 1, func(tg *target) error {
-		request := prepare(tg, 100<<10, "early 5")
+		small, big := prepare(tg, 1<<10, "sse 1 1ms"), prepare(tg, 100<<10, "early 2 1ms")
 		var next, cut atomic.Int64
-		err := together(50, func(int) error {
-			for next.Add(1) <= int64(k.cut) && ctx.Err() == nil {
-				c, err := dial(tg)
-				if err != nil {
-					return err
+		some := func(upTo int) error {
+			var c *client
+			defer func() { c.close() }()
+			for n := next.Add(1); n <= int64(upTo) && ctx.Err() == nil; n = next.Add(1) {
+				if c == nil {
+					var err error
+					if c, err = dial(tg); err != nil {
+						return err
+					}
+				}
+				request := small
+				if n%2 == 0 {
+					request = big
 				}
 				if err := c.whole(request); err != nil {
 					cut.Add(1)
+					c.close()
+					c = nil
 				}
-				c.c.Close()
 			}
+			next.Add(-1)
 			return nil
-		})
+		}
+		if err := some(k.cut / 5); err != nil { // one at a time
+			return err
+		}
+		err := together(50, func(int) error { return some(k.cut) })
 		v[tg.name] = float64(cut.Load())
 		return err
 	})

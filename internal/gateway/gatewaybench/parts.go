@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -34,6 +35,7 @@ func child(part string) error {
 		up := &url.URL{Scheme: "http", Host: os.Getenv("UPSTREAM")}
 		return serve(ctx, &httputil.ReverseProxy{
 			FlushInterval: -1,
+			ErrorLog:      log.New(io.Discard, "", 0), // the streams that it cuts are counted by their readers
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.SetURL(up)
 				r.Out.Header.Set("Authorization", "Bearer "+benchToken)
