@@ -18,6 +18,7 @@ const (
 	lockFile     = "lock"               // held (flock) for the run's life
 	controlFile  = "control"            // a pipe whose reader is the run; a byte cancels it
 	eventsFile   = "events.jsonl"       // stays
+	sessionDir   = "session"            // the CLI's transcript; stays
 	homeDir      = "home"               // the sandbox's private home; removed at the end
 	configDir    = homeDir + "/.claude" // where the CLI keeps its files
 	capturedDir  = "captured"           // with delivery "copy"; removed at the end

@@ -42,7 +42,7 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	defer timer.Stop()
 	x.dir.listen(func() { cancel(errCancelled) })
 	s := newSink(ctx, f, cancel)
-	x.events = &recorder{file: x.dir.events, sink: s, max: x.cfg.MaxLog}
+	x.events = &recorder{file: x.dir.events, forward: s.send, max: x.cfg.MaxLog}
 	defer func() { // all of it done already, unless this is a panic
 		cancel(nil) // so that nobody waits for the sink
 		x.events.close()
@@ -51,6 +51,9 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	x.events.note(Note{Subtype: NoteStarted, Run: x.record.ID})
 	e := x.execute(ctx)
 	x.settle(closing, e)
+	if err := x.keepSession(); err != nil {
+		x.log.Warn("a run's session was not kept", "err", err)
+	}
 	if err := x.dir.clean(); err != nil {
 		x.log.Error("a run's private files could not be removed", "dir", x.dir.path, "err", err)
 	}
@@ -210,10 +213,19 @@ func (x *execution) open(ctx context.Context) (*way, error) {
 	if err := os.MkdirAll(x.dir.in(configDir), 0o700); err != nil {
 		return nil, fmt.Errorf("making the private home: %w", err)
 	}
+	open := x.openGateway
 	if x.req.Delivery == hub.DeliveryCopy {
-		return x.openCopy(ctx)
+		open = x.openCopy
 	}
-	return x.openGateway(ctx)
+	w, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.restoreSession(); err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
 }
 
 // openGateway leases the profile and leaves the placeholder in the home.

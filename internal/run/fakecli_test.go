@@ -71,8 +71,8 @@ func fakeCLI() int {
 		result("the token is "+fakeToken, true, "")
 		return 1
 	case "flood":
-		line := `{"type":"assistant","message":{"content":[{"type":"text","text":"` + strings.Repeat("f", 1<<20) + `"}]}}`
-		for range 20 {
+		line := `{"type":"assistant","message":{"content":[{"type":"text","text":"` + strings.Repeat("f", 16<<10) + `"}]}}`
+		for range 200 {
 			say("%s", line)
 		}
 		result("flooded", false, "")

@@ -61,9 +61,6 @@ func agentMounts(path string) ([]sandbox.Mount, string, error) {
 	if err != nil {
 		return nil, "", hub.Hint(fmt.Errorf("%w: the claude CLI: %w", hub.ErrNotFound, err), "get it with `claude-hub agent install`")
 	}
-	if real, err = filepath.Abs(real); err != nil {
-		return nil, "", fmt.Errorf("finding the claude CLI: %w", err)
-	}
 	f, err := os.Open(real)
 	if err != nil {
 		return nil, "", fmt.Errorf("reading the claude CLI: %w", err)

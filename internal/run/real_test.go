@@ -3,6 +3,7 @@ package run_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -220,7 +221,7 @@ func TestRealRunNeedsALogin(t *testing.T) {
 	}
 }
 
-func TestRealRunIsCancelled(t *testing.T) {
+func TestRealRunIsCancelledAndResumed(t *testing.T) {
 	f, _, _ := real(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	r, err := f.Run(ctx, f.request(`simulate: bash "sleep 1000"`), func(line []byte) {
@@ -232,6 +233,16 @@ func TestRealRunIsCancelled(t *testing.T) {
 		t.Errorf("%s (%q), exit %d, %v; want cancelled with 143", r.Verdict, r.Reason, r.ExitCode, err)
 	}
 	f.checkAfter(t, r)
+	req := f.request(`simulate: say "went on"`)
+	req.Resume = r.ID
+	again, lines := f.run(t, req)
+	if again.Verdict != hub.VerdictDone || again.Result != "went on" || again.AgentSession != r.AgentSession {
+		t.Errorf("%s (%q) %q in session %s; want to go on with %s\n%s", again.Verdict, again.Reason, again.Result, again.AgentSession, r.AgentSession, lines)
+	}
+	req.Dir = t.TempDir()
+	if _, err := f.Run(t.Context(), req, nil); !errors.Is(err, hub.ErrInvalid) {
+		t.Errorf("resumed in another directory: %v; want ErrInvalid", err)
+	}
 }
 
 func TestRealRunTakesAPromptOfTwoMegabytes(t *testing.T) {

@@ -47,11 +47,11 @@ const (
 type recorder struct {
 	mu      sync.Mutex // held while a line is taken; covers all below
 	file    *os.File
-	sink    *sink
-	partial []byte // of a line that has not ended
-	skipped int    // bytes so far of a line that is too long to keep
-	max     int64  // bytes of the log
-	size    int64  // of the log
+	forward func(line []byte) // to the sink
+	partial []byte            // of a line that has not ended
+	skipped int               // bytes so far of a line that is too long to keep
+	max     int64             // bytes of the log
+	size    int64             // of the log
 	full    bool
 	closed  bool
 	lost    error            // the first error of writing the log
@@ -109,7 +109,7 @@ func (r *recorder) take(p []byte) {
 		return
 	}
 	event, err := agent.ParseEvent(p)
-	if err != nil {
+	if err != nil || event.Type == NoteType { // a note that is not ours would be a lie
 		r.noteLocked(Note{Subtype: NoteGarbage, Text: printable(p)})
 		return
 	}
@@ -128,44 +128,53 @@ func (r *recorder) take(p []byte) {
 // printable is the start of foreign bytes for a note.
 func printable(p []byte) string { return excerpt(string(p[:min(len(p), maxNote)]), maxNote) }
 
-// note adds an entry of our own.
+// note adds an entry that the CLI has no part in: there are a few of these, and
+// also a full log has room for them.
 func (r *recorder) note(n Note) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.noteLocked(n)
-}
-
-func (r *recorder) noteLocked(n Note) {
-	n.Type = NoteType
-	b, err := json.Marshal(n)
-	if err != nil || r.closed { // it has strings only
+	if r.closed {
 		return
 	}
-	r.keep(b)
+	line := n.line()
+	r.write(line)
+	r.forward(line)
 }
 
-// keep writes one line to the log and passes it on.
+// noteLocked adds an entry of our own in the place of something the CLI printed.
+func (r *recorder) noteLocked(n Note) { r.keep(n.line()) }
+
+func (n Note) line() []byte {
+	n.Type = NoteType
+	b, err := json.Marshal(n)
+	if err != nil {
+		panic(err) // it has strings only
+	}
+	return b
+}
+
+// keep takes one line that may be one of many: it goes into the log while there
+// is room, and to the sink in any case.
 func (r *recorder) keep(line []byte) {
-	bound := r.max - logReserve
-	if r.full {
-		bound = r.max
+	if !r.full && r.size+int64(len(line)) >= r.max-logReserve {
+		r.full = true
+		r.write(Note{Subtype: NoteCut}.line())
 	}
-	if r.size+int64(len(line)) >= bound {
-		if !r.full {
-			r.full = true
-			r.noteLocked(Note{Subtype: NoteCut})
-		}
-	} else if !r.full || isNote(line) {
-		n, err := r.file.Write(append(line[:len(line):len(line)], '\n')) // one write: a follower sees whole lines
-		r.size += int64(n)
-		if err != nil && r.lost == nil {
-			r.lost = err
-		}
+	if !r.full {
+		r.write(line)
 	}
-	r.sink.send(line)
+	r.forward(line)
 }
 
-func isNote(line []byte) bool { return bytes.HasPrefix(line, []byte(`{"type":"`+NoteType+`",`)) }
+// write puts one line into the log with one call, so that a follower sees whole
+// lines.
+func (r *recorder) write(line []byte) {
+	n, err := r.file.Write(append(line[:len(line):len(line)], '\n'))
+	r.size += int64(n)
+	if err != nil && r.lost == nil {
+		r.lost = err
+	}
+}
 
 // finish takes what is left of a last line without its newline, and fills in
 // what the CLI has said.
@@ -195,26 +204,35 @@ func (r *recorder) close() error {
 
 // tail keeps the last bytes that are written to it.
 type tail struct {
-	mu  sync.Mutex
-	buf []byte
+	mu   sync.Mutex
+	buf  []byte
+	lost bool // something before buf was
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := len(p)
-	if len(p) > maxNote {
-		p = p[len(p)-maxNote:]
+	t.buf = append(t.buf, p[max(0, len(p)-maxNote):]...)
+	if excess := len(t.buf) - maxNote; excess > 0 || n > maxNote {
+		t.buf = append(t.buf[:0], t.buf[max(0, excess):]...)
+		t.lost = true
 	}
-	if excess := len(t.buf) + len(p) - maxNote; excess > 0 {
-		t.buf = append(t.buf[:0], t.buf[excess:]...)
-	}
-	t.buf = append(t.buf, p...)
 	return n, nil
 }
 
+// String returns what was kept, from the start of a word: the end of a token
+// whose start is lost would not be seen to be one.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return printable(t.buf)
+	b := t.buf
+	if t.lost {
+		i := bytes.IndexAny(b, " \n\t\r")
+		if i < 0 {
+			return ""
+		}
+		b = b[i+1:]
+	}
+	return printable(b)
 }

@@ -46,6 +46,11 @@ type Request struct {
 	MaxTurns     int          // 0 is no limit
 	Instructions string       // appended to the CLI's system prompt
 
+	// Resume goes on with the session of a run that has ended, of the same profile
+	// in the same directory. "" starts a new one.
+	Resume  hub.RunID
+	session string // the CLI's name of it
+
 	// Plan is what the placeholder says of the profile's plan. The zero value
 	// says nothing, and the CLI then treats the plan as unknown.
 	Plan Plan
@@ -59,7 +64,7 @@ type Plan struct {
 }
 
 func (r Request) invocation() agent.Invocation {
-	return agent.Invocation{Prompt: r.Prompt, Model: r.Model, AllowedTools: r.AllowedTools, MaxTurns: r.MaxTurns, Instructions: r.Instructions}
+	return agent.Invocation{Prompt: r.Prompt, Model: r.Model, AllowedTools: r.AllowedTools, MaxTurns: r.MaxTurns, Instructions: r.Instructions, Resume: r.session}
 }
 
 // check returns req with its defaults, and Dir with its links resolved.
@@ -138,7 +143,7 @@ func (r *Runner) checkWorkspace(dir string) (string, error) {
 		return "", hub.Hint(fmt.Errorf("%w: the workspace %s is not a directory", hub.ErrInvalid, dir), "name a directory with --dir")
 	}
 	if what := r.protected(real); what != "" {
-		return "", hub.Hint(fmt.Errorf("%w: the workspace %s is or holds %s, and a job can write to all of its workspace", hub.ErrInvalid, dir, what),
+		return "", hub.Hint(fmt.Errorf("%w: the workspace %s is, holds or lies in %s, and a job can write to all of its workspace", hub.ErrInvalid, dir, what),
 			"make a directory for the work and name it with --dir")
 	}
 	return real, nil
@@ -146,33 +151,42 @@ func (r *Runner) checkWorkspace(dir string) (string, error) {
 
 // protected says what a job could damage if it could write to dir, or nothing.
 func (r *Runner) protected(dir string) string {
-	switch {
-	case dir == "/":
-		return "the whole system"
-	case slices.ContainsFunc(system, func(p string) bool { return contains(p, dir) || contains(dir, p) }):
+	if dir == "/" || slices.ContainsFunc(system, func(p string) bool { return contains(dir, p) || contains(p, dir) }) {
 		return "a part of the system"
 	}
-	for _, p := range []struct{ path, name string }{
-		{r.cfg.Home, "your home directory"}, {r.cfg.Dir, "the hub's directory"}, {r.cfg.Agent, "the claude CLI that the hub runs"},
+	if slices.ContainsFunc(shared, func(p string) bool { return contains(dir, p) }) {
+		return "files of other programs and their sockets"
+	}
+	program, _ := os.Executable()
+	for _, p := range []struct {
+		path, name string
+		below      bool // what lies in it is protected too
+	}{
+		{r.cfg.Home, "your home directory", false},
+		{filepath.Join(r.cfg.Home, ".claude"), "your own claude configuration", true},
+		{r.cfg.Dir, "the hub's directory", true},
+		{r.cfg.Agent, "the claude CLI that the hub runs", false},
+		{program, "the hub's own program", false},
 	} {
-		real, err := filepath.EvalSymlinks(p.path)
-		if err != nil {
+		if p.path == "" || !filepath.IsAbs(p.path) {
 			continue
 		}
-		if contains(dir, real) || contains(dir, p.path) {
+		real, err := filepath.EvalSymlinks(p.path)
+		if err != nil {
+			real = p.path
+		}
+		if contains(dir, real) || contains(dir, p.path) || p.below && contains(real, dir) {
 			return p.name
 		}
-	}
-	if real, err := filepath.EvalSymlinks(r.cfg.Dir); err == nil && contains(real, dir) {
-		return "a part of the hub's directory"
-	}
-	if real, err := filepath.EvalSymlinks(filepath.Join(r.cfg.Home, ".claude")); err == nil && contains(real, dir) {
-		return "a part of your own claude configuration"
 	}
 	return ""
 }
 
-var system = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr/bin", "/usr/lib", "/usr/sbin"}
+// No workspace may be one of these, hold one, or, with system, lie in one.
+var (
+	system = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr/bin", "/usr/lib", "/usr/sbin"}
+	shared = []string{"/home", "/tmp", "/var/lib", "/var/run", "/var/tmp"}
+)
 
 // contains reports whether path is dir or lies below it.
 func contains(dir, path string) bool {

@@ -141,6 +141,9 @@ func New(cfg Config) (*Runner, error) {
 		return nil, hub.Hint(fmt.Errorf("%w: hub directory %s", hub.ErrNotFound, dir), "make it with `claude-hub init`")
 	}
 	cfg.Dir = dir
+	if cfg.Agent, err = filepath.Abs(cfg.Agent); err != nil {
+		return nil, fmt.Errorf("finding the claude CLI: %w", err)
+	}
 	if cfg.Home == "" {
 		cfg.Home, _ = os.UserHomeDir() // a user without a home has none to protect
 	}
@@ -183,6 +186,9 @@ func (r *Runner) Run(ctx context.Context, req Request, sink func(line []byte)) (
 	}
 	if err := ctx.Err(); err != nil {
 		return hub.Run{}, fmt.Errorf("%w: %w", hub.ErrCancelled, err)
+	}
+	if err := r.findSession(ctx, &req); err != nil {
+		return hub.Run{}, err
 	}
 	started := r.cfg.Now().UTC()
 	record := hub.Run{
