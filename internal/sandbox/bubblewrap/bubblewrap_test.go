@@ -2,6 +2,7 @@ package bubblewrap_test
 
 import (
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if shim.Wanted(os.Args) {
-		os.Exit(shim.Main(os.Args))
+		syscall.Exit(shim.Main(os.Args)) // os.Exit takes a second under the race detector
 	}
 	sandboxtest.Main(os.Args)
 	if len(os.Args) > 2 && os.Args[1] == hubArg {
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 func newDriver(t testing.TB, cfg bubblewrap.Config) *bubblewrap.Driver {
 	t.Helper()
 	if cfg.Grace == 0 {
-		cfg.Grace = 300 * time.Millisecond
+		cfg.Grace = 3 * time.Second
 	}
 	d, err := bubblewrap.New(cfg)
 	if err != nil {

@@ -60,18 +60,24 @@ func testForks(t *testing.T, d sandbox.Driver) {
 }
 
 func testTime(t *testing.T, d sandbox.Driver) {
-	for script, want := range map[string]sandbox.Exit{
-		"exec sleep 300": {Code: -1, Signal: "SIGTERM", Reason: sandbox.ReasonTime},
-		"trap 'exit 143' TERM; while :; do sleep 0.05; done": {Code: 143, Reason: sandbox.ReasonTime},
-		"trap '' TERM INT HUP; while :; do sleep 0.05; done": {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime},
-		"kill -STOP $$": {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime},
-		"exec >&- 2>&- <&-; trap '' TERM; while :; do :; done": {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime},
+	for name, c := range map[string]struct {
+		script string
+		want   sandbox.Exit
+	}{
+		"ends when asked": {"exec sleep 300", sandbox.Exit{Code: -1, Signal: "SIGTERM", Reason: sandbox.ReasonTime}},
+		"says goodbye":    {"trap 'exit 143' TERM; while :; do sleep 0.05; done", sandbox.Exit{Code: 143, Reason: sandbox.ReasonTime}},
+		"ignores all":     {"trap '' TERM INT HUP; while :; do sleep 0.05; done", sandbox.Exit{Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime}},
+		"is stopped":      {"kill -STOP $$", sandbox.Exit{Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime}},
+		"is silent":       {"exec >&- 2>&- <&-; trap '' TERM; while :; do sleep 1; done", sandbox.Exit{Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonTime}},
 	} {
-		spec := newPlace(t).spec(t, "sh", "-c", script)
-		spec.Limits.Time = 300 * time.Millisecond
-		if r := run(t, d, spec); r.Exit != want {
-			t.Errorf("%s: ended with %+v; want %+v", script, r.Exit, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting for the grace
+			spec := newPlace(t).spec(t, "sh", "-c", c.script)
+			spec.Limits.Time = time.Second
+			if r := run(t, d, spec); r.Exit != c.want {
+				t.Errorf("ended with %+v; want %+v", r.Exit, c.want)
+			}
+		})
 	}
 }
 

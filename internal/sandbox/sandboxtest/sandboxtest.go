@@ -25,7 +25,8 @@ const (
 	insideWork  = "/work"
 )
 
-// Run runs the suite. The driver's grace should be short: two tests wait for it.
+// Run runs the suite. The driver's grace should be short, since some tests wait
+// for it, and long enough for a busy machine: 3 s.
 func Run(t *testing.T, d sandbox.Driver) {
 	for _, part := range []struct {
 		name string
