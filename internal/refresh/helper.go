@@ -182,28 +182,22 @@ func (h *helper) parse(args []string) error {
 // takeLock takes over the lock that the parent handed down, or waits for it when
 // started by hand.
 func (h *helper) takeLock(ctx context.Context) (*os.File, error) {
-	if h.lockFD != 0 {
+	if h.lockFD != 0 && isLock(h.lockFD, h.place.lock()) {
 		syscall.CloseOnExec(h.lockFD) // the CLI must not hold it
-		if f := os.NewFile(uintptr(h.lockFD), "lock"); isLock(f, h.place.lock()) {
-			return f, nil
-		}
+		return os.NewFile(uintptr(h.lockFD), "lock"), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return takeLock(ctx, h.place.lock())
 }
 
-// isLock reports whether f is the lock at path, and held through f.
-func isLock(f *os.File, path string) bool {
-	if f == nil {
-		return false
-	}
-	have, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	want, err := os.Stat(path)
-	return err == nil && os.SameFile(have, want) && syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+// isLock reports whether the descriptor is the lock at path, and holds it. Any
+// other descriptor is the runtime's, and left alone.
+func isLock(fd int, path string) bool {
+	var have, want syscall.Stat_t
+	return syscall.Fstat(fd, &have) == nil && syscall.Stat(path, &want) == nil &&
+		have.Dev == want.Dev && have.Ino == want.Ino &&
+		syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }
 
 const maxLog = 256 << 10

@@ -34,7 +34,7 @@ const roleVariable = "REFRESH_TEST_ROLE"
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
 func TestMain(m *testing.M) {
-	roles := map[string]func() error{"helper": playHelper, "cli": playCLI, "asker": playAsker, "daemon": playDaemon, "naive": playNaive}
+	roles := map[string]func() error{"helper": playHelper, "cli": playCLI, "asker": playAsker, "daemon": playDaemon, "naive": playNaive, "smalldisk": playSmallDisk}
 	if role := roles[os.Getenv(roleVariable)]; role != nil {
 		if err := role(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
