@@ -35,7 +35,7 @@ func startStub(file string) (*stub, error) {
 	s.server = &http.Server{Handler: s, ErrorLog: log.New(io.Discard, "", 0)}
 	go func() {
 		defer close(s.done)
-		s.server.Serve(listener)
+		_ = s.server.Serve(listener) // ends with close
 	}()
 	return s, nil
 }

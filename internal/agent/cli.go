@@ -119,7 +119,7 @@ func run(ctx context.Context, p process) (output []byte, exit int, err error) {
 		return nil, -1, startError(err)
 	}
 	err = cmd.Wait()
-	killGroup(cmd.Process.Pid) // BUG: theoretically its number belongs to another group by now
+	_ = killGroup(cmd.Process.Pid) // BUG: theoretically its number belongs to another group by now
 	if ctx.Err() != nil {
 		return out.kept.Bytes(), -1, fmt.Errorf("it did not end in time: %w", context.Cause(ctx))
 	}
@@ -161,7 +161,7 @@ func (h *head) Write(p []byte) (int, error) {
 	h.kept.Write(p[:n])
 	h.left -= n
 	if h.tee != nil {
-		h.tee.Write(p) // a viewer that is gone must not stop the work
+		_, _ = h.tee.Write(p) // a viewer that is gone must not stop the work
 	}
 	return len(p), nil
 }

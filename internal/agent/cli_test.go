@@ -126,6 +126,28 @@ func TestVersionKillsAHangingProgramAndItsChildren(t *testing.T) {
 	}
 }
 
+func TestVersionLeavesNoChildBehind(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	mkfifo(t, fifo)
+	bin := script(t, filepath.Join(t.TempDir(), "claude"), `(exec 3>`+fifo+`; sleep 1000) & echo "`+agent.TestedVersion+` (Claude Code)"; exec 3<>`+fifo)
+	dead := make(chan struct{})
+	go func() {
+		defer close(dead)
+		if f, err := os.Open(fifo); err == nil {
+			f.Read(make([]byte, 1)) // ends with the last writer
+			f.Close()
+		}
+	}()
+	if got, err := agent.Version(t.Context(), bin); err != nil || got != agent.TestedVersion {
+		t.Errorf("Version = %q, %v", got, err)
+	}
+	select {
+	case <-dead:
+	case <-time.After(20 * time.Second):
+		t.Error("a child of the CLI lives on")
+	}
+}
+
 func TestFindPrefersTheInstalledVersion(t *testing.T) {
 	bin, dir := t.TempDir(), t.TempDir()
 	onPath := script(t, filepath.Join(bin, "claude"), "true")

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -84,7 +85,7 @@ func (r *room) run(i agent.Invocation) ([]agent.Event, int) {
 	lines := agent.NewLines(&out, 0)
 	for {
 		line, err := lines.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		e, parseErr := agent.ParseEvent(line)
