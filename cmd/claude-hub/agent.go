@@ -81,7 +81,9 @@ func (h *home) agentState(ctx context.Context) agentState {
 	path, err := h.agentPath()
 	if err == nil {
 		s.Path = path
-		s.Version, err = agent.Version(ctx, path)
+		var known knownAgent
+		known, err = identify(ctx, h.dir, path)
+		s.Version = known.Version
 	}
 	switch {
 	case err != nil:
@@ -95,59 +97,72 @@ func (h *home) agentState(ctx context.Context) agentState {
 // checkAgent passes the tested version of the CLI as it is, and any other if a
 // canary shows that it still keeps to what the hub relies on.
 func checkAgent(ctx context.Context, dir, path string) error {
-	v, err := agent.Version(ctx, path)
-	if err != nil {
-		return err
-	}
-	if v == agent.TestedVersion {
-		return nil
-	}
-	return canaryOnce(ctx, dir, path)
-}
-
-// passed is the file that remembers which CLI has passed the canary: a binary is
-// told from another by path, size and time of its last change.
-type passed struct {
-	Path    string `json:"path"`
-	Size    int64  `json:"size"`
-	Changed int64  `json:"changed"` // Unix nanoseconds
-}
-
-// canaryOnce runs the canary against a CLI that has not passed it yet.
-func canaryOnce(ctx context.Context, dir, path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("looking at the claude CLI: %w", err)
-	}
-	now := passed{path, info.Size(), info.ModTime().UnixNano()}
-	memory := filepath.Join(dir, "agent-passed.json")
-	if before, err := readPassed(memory); err != nil || before == now {
+	known, err := identify(ctx, dir, path)
+	if err != nil || known.Version == agent.TestedVersion || known.Passed {
 		return err
 	}
 	if err := agent.Canary(ctx, path); err != nil {
 		return err
 	}
-	data, err := json.Marshal(now)
+	known.Passed = true
+	return known.remember(dir)
+}
+
+// knownAgent is what is remembered of a CLI, so that it isn't started to be asked
+// again. A changed binary is told by its size and time.
+type knownAgent struct {
+	Path    string `json:"path"` // without links
+	Size    int64  `json:"size"`
+	Changed int64  `json:"changed"` // Unix nanoseconds
+	Version string `json:"version"`
+	Passed  bool   `json:"passed_canary,omitempty"`
+}
+
+// identify returns what is known of the CLI at path, asking it if need be.
+func identify(ctx context.Context, dir, path string) (knownAgent, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return knownAgent{}, fmt.Errorf("looking at the claude CLI: %w", err)
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return knownAgent{}, fmt.Errorf("looking at the claude CLI: %w", err)
+	}
+	k, err := recallAgent(dir)
+	if err != nil || k.Path == real && k.Size == info.Size() && k.Changed == info.ModTime().UnixNano() && k.Version != "" {
+		return k, err
+	}
+	k = knownAgent{Path: real, Size: info.Size(), Changed: info.ModTime().UnixNano()}
+	if k.Version, err = agent.Version(ctx, path); err != nil {
+		return k, err
+	}
+	return k, k.remember(dir)
+}
+
+func knownAgentPath(dir string) string { return filepath.Join(dir, "agent.json") }
+
+func (k knownAgent) remember(dir string) error {
+	data, err := json.Marshal(k)
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(memory, data, 0o600)
+	return renameio.WriteFile(knownAgentPath(dir), data, 0o600)
 }
 
-// readPassed returns the zero value where nothing has passed yet, or where the
-// file is not what it should be: then the canary is run again.
-func readPassed(path string) (passed, error) {
-	file, err := os.Open(path)
+// recallAgent returns the zero value where nothing is known, or where the file is
+// not what it should be: then the CLI is asked again.
+func recallAgent(dir string) (knownAgent, error) {
+	file, err := os.Open(knownAgentPath(dir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return passed{}, nil
+		return knownAgent{}, nil
 	}
 	if err != nil {
-		return passed{}, fmt.Errorf("reading which claude CLI has passed: %w", err)
+		return knownAgent{}, fmt.Errorf("reading what is known of the claude CLI: %w", err)
 	}
 	defer file.Close()
-	var p passed
-	if json.NewDecoder(io.LimitReader(file, 64<<10)).Decode(&p) != nil {
-		return passed{}, nil
+	var k knownAgent
+	if json.NewDecoder(io.LimitReader(file, 64<<10)).Decode(&k) != nil {
+		return knownAgent{}, nil
 	}
-	return p, nil
+	return k, nil
 }
