@@ -150,11 +150,14 @@ func removeTree(path string) error {
 	if os.RemoveAll(path) == nil {
 		return nil
 	}
-	filepath.WalkDir(path, func(p string, entry fs.DirEntry, _ error) error {
-		if entry != nil && entry.IsDir() { // never a link: WalkDir does not follow them
-			os.Chmod(p, 0o700)
+	err := filepath.WalkDir(path, func(p string, entry fs.DirEntry, _ error) error {
+		if entry == nil || !entry.IsDir() { // never a link: WalkDir does not follow them
+			return nil
 		}
-		return nil
+		return os.Chmod(p, 0o700)
 	})
-	return os.RemoveAll(path)
+	if again := os.RemoveAll(path); again != nil {
+		return errors.Join(err, again)
+	}
+	return nil
 }

@@ -16,8 +16,9 @@ import (
 
 // Why a run is ended from outside, as causes of its context.
 var (
-	errTimedOut  = errors.New("the time is up")
-	errCancelled = errors.New("cancelled by the owner")
+	errTimedOut     = errors.New("the time is up")
+	errCancelled    = errors.New("cancelled by the owner")
+	errSinkPanicked = errors.New("the receiver of the run's events panicked")
 )
 
 // killPatience bounds the wait for a sandbox that was killed.
@@ -45,7 +46,7 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	x.events = &recorder{file: x.dir.events, forward: s.send, max: x.cfg.MaxLog}
 	defer func() { // all of it done already, unless this is a panic
 		cancel(nil) // so that nobody waits for the sink
-		x.events.close()
+		_ = x.events.close()
 		s.close(0)
 	}()
 	x.events.note(Note{Subtype: NoteStarted, Run: x.record.ID})
@@ -78,7 +79,7 @@ func (x *execution) execute(ctx context.Context) (e ending) {
 		e.err, e.cause = err, context.Cause(ctx)
 		return e
 	}
-	defer way.close()
+	defer way.release()
 	spec, err := x.spec(way)
 	if err != nil {
 		e.err = err
@@ -127,7 +128,7 @@ func (x *execution) watch(ctx context.Context, box sandbox.Sandbox, way *way, e 
 // stop ends the sandbox: first so that the CLI saves its session, then by force.
 // Nothing is spent from its first moment on.
 func (x *execution) stop(box sandbox.Sandbox, way *way, exited <-chan struct{}) {
-	go way.close() // whoever closes it next waits for this one
+	go way.release() // whoever closes it next waits for this one
 	if err := box.Interrupt(); err != nil {
 		x.log.Warn("a sandbox was not interrupted", "err", err)
 	} else if within(exited, x.cfg.Grace) {
@@ -208,6 +209,9 @@ type way struct {
 	close   func() error // ends it; may be called at any time and often, and waits for the end
 }
 
+// release closes the way where its error was or will be told by another call.
+func (w *way) release() { _ = w.close() }
+
 // open makes the way that the request asks for, and the private home.
 func (x *execution) open(ctx context.Context) (*way, error) {
 	if err := os.MkdirAll(x.dir.in(configDir), 0o700); err != nil {
@@ -222,7 +226,7 @@ func (x *execution) open(ctx context.Context) (*way, error) {
 		return nil, err
 	}
 	if err := x.restoreSession(); err != nil {
-		w.close()
+		w.release()
 		return nil, err
 	}
 	return w, nil

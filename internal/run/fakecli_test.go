@@ -149,7 +149,7 @@ func (d *processDriver) Start(_ context.Context, spec sandbox.Spec) (sandbox.San
 	}
 	for _, s := range spec.Sockets {
 		if info, err := os.Stat(s.Host); err != nil || info.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("socket %s: %v", s.Host, err)
+			return nil, fmt.Errorf("no socket at %s: %w", s.Host, err)
 		}
 	}
 	cmd := exec.Command(outside(spec.Args[0]), spec.Args[1:]...)

@@ -45,7 +45,7 @@ type Store interface {
 // Gateway gives runs their way to the platform.
 type Gateway interface {
 	// Open leases the profile to the run and serves that lease, alone, on a unix
-	// socket that it makes. Its error may be, or wrap, a [*Refusal].
+	// socket that it makes. Its error may be, or wrap, a [*RefusedError].
 	Open(ctx context.Context, req GatewayRequest) (Endpoint, error)
 }
 
@@ -67,14 +67,17 @@ type Endpoint interface {
 	Close() error
 }
 
-// Refusal is the hub's own "no" to a run, as an error.
+// Refusal is the hub's own "no" to a run.
 type Refusal struct {
 	Verdict hub.Verdict // refused, parked or login-required
 	Reason  string
 	Until   time.Time // when parked
 }
 
-func (r *Refusal) Error() string { return string(r.Verdict) + ": " + r.Reason }
+// RefusedError is a refusal as an error.
+type RefusedError struct{ Refusal }
+
+func (r *RefusedError) Error() string { return string(r.Verdict) + ": " + r.Reason }
 
 // Config configures a [Runner]. All fields are required unless their comment
 // says what zero means.

@@ -105,7 +105,7 @@ func TestVerdicts(t *testing.T) {
 		{
 			name: "parked when it starts", prompt: "succeed", want: hub.VerdictParked, reason: "used up", code: -1, until: until,
 			change: func(f *fixture, _ *run.Request) {
-				f.gateway.refuse = fmt.Errorf("asking: %w", &run.Refusal{Verdict: hub.VerdictParked, Reason: "used up", Until: until})
+				f.gateway.refuse = fmt.Errorf("asking: %w", &run.RefusedError{Refusal: run.Refusal{Verdict: hub.VerdictParked, Reason: "used up", Until: until}})
 			},
 		},
 		{

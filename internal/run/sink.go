@@ -19,11 +19,6 @@ type sink struct {
 	panic any           // what the function panicked with; read after done
 }
 
-// sinkPanic is the cause that ends a run whose sink panicked.
-type sinkPanic struct{}
-
-func (sinkPanic) Error() string { return "the receiver of the run's events panicked" }
-
 // newSink calls f with each line that is sent. A panic of f ends the run by cancel.
 func newSink(ctx context.Context, f func([]byte), cancel context.CancelCauseFunc) *sink {
 	if f == nil {
@@ -34,7 +29,7 @@ func newSink(ctx context.Context, f func([]byte), cancel context.CancelCauseFunc
 		defer close(s.done)
 		defer func() {
 			if s.panic = recover(); s.panic != nil {
-				cancel(sinkPanic{})
+				cancel(errSinkPanicked)
 			}
 		}()
 		for line := range s.lines {

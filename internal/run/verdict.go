@@ -63,7 +63,7 @@ func stopped(cause error) (hub.Verdict, string) {
 	switch {
 	case errors.Is(cause, errTimedOut), errors.Is(cause, context.DeadlineExceeded):
 		return hub.VerdictTimedOut, "the run took longer than it may"
-	case errors.Is(cause, sinkPanic{}):
+	case errors.Is(cause, errSinkPanicked):
 		return hub.VerdictFailed, cause.Error()
 	case errors.Is(cause, errCancelled), errors.Is(cause, context.Canceled):
 		return hub.VerdictCancelled, errCancelled.Error()
@@ -73,7 +73,7 @@ func stopped(cause error) (hub.Verdict, string) {
 
 // unstarted is for a run that did not get to the CLI, or whose end is not known.
 func unstarted(err error) (hub.Verdict, string, time.Time) {
-	var refusal *Refusal
+	var refusal *RefusedError
 	switch {
 	case errors.As(err, &refusal):
 		return refusal.Verdict, line(refusal.Reason), refusal.Until
