@@ -146,7 +146,7 @@ func (u *unpacker) readTree(t *tar.Reader) ([]Entry, error) {
 	var entries []Entry
 	for {
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%w: the archive has no manifest", hub.ErrFormat)
 		}
 		if err != nil {

@@ -155,11 +155,17 @@ func (k Key) derive(purpose string, n int) []byte {
 
 const redacted = "[vault key]"
 
-// The ways to print a value, all closed.
-func (k Key) String() string             { return redacted }
-func (k Key) GoString() string           { return redacted }
+// String does not show the key, nor do the other ways to print it.
+func (k Key) String() string { return redacted }
+
+// GoString is String.
+func (k Key) GoString() string { return redacted }
+
+// Format is String, for every verb.
 func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
-func (k Key) LogValue() slog.Value       { return slog.StringValue(redacted) }
+
+// LogValue is String.
+func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalJSON refuses.
 func (k Key) MarshalJSON() ([]byte, error) {

@@ -23,6 +23,7 @@ package vault
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ type Options struct {
 
 	// Keep is how many generations of a credential are kept at least; a few
 	// more may be there, because they are removed several at a time. At least
-	// 3; zero means 8.
+	// 8, which is also what zero means.
 	Keep int
 
 	// KeepSnapshots is the same for snapshots, which are large: at least 3,
@@ -55,10 +56,12 @@ type Options struct {
 	Now func() time.Time
 }
 
-// minKeep is the least history. Within this distance from the newest generation
-// nobody ever removes one (but with the whole profile), which is what
-// [Vault.settle] builds on.
-const minKeep = 3
+// The least history. Within this distance from the newest generation nobody ever
+// removes one (but with the whole profile), which is what [Vault.settle] builds on.
+const (
+	minKeep      = 8
+	minSnapshots = 3
+)
 
 // Vault is a backend with a key. It may be used by many goroutines.
 type Vault struct {
@@ -70,22 +73,18 @@ type Vault struct {
 
 // policy is what differs between kinds.
 type policy struct {
-	limit int64 // bytes of payload
-	keep  int   // generations that stay
-	slack int   // how many more pile up before they are removed together
+	limit int64          // bytes of payload
+	keep  hub.Generation // how many stay
+	least hub.Generation // what keep is at least, in every process
+	slack int            // how many more pile up before they are removed together
 }
 
 // New returns the vault that is in b, with the key k.
 func New(b Backend, k Key, opts Options) (*Vault, error) {
-	keep, snapshots := opts.Keep, opts.KeepSnapshots
-	if keep == 0 {
-		keep = 8
-	}
-	if snapshots == 0 {
-		snapshots = minKeep
-	}
-	if keep < minKeep || snapshots < minKeep {
-		return nil, fmt.Errorf("%w: a vault keeps at least %d generations, not %d or %d", hub.ErrInvalid, minKeep, keep, snapshots)
+	keep, snapshots := cmp.Or(opts.Keep, minKeep), cmp.Or(opts.KeepSnapshots, minSnapshots)
+	if keep < minKeep || snapshots < minSnapshots {
+		return nil, fmt.Errorf("%w: a vault keeps at least %d generations and %d snapshots, not %d and %d",
+			hub.ErrInvalid, minKeep, minSnapshots, keep, snapshots)
 	}
 	s, err := newSealer(k, opts.Recipients)
 	if err != nil {
@@ -95,12 +94,12 @@ func New(b Backend, k Key, opts Options) (*Vault, error) {
 	if v.now == nil {
 		v.now = time.Now
 	}
-	credential := policy{limit: 1 << 20, keep: keep, slack: keep}
-	small := policy{limit: 64 << 10, keep: minKeep, slack: minKeep}
+	credential := policy{limit: 1 << 20, keep: hub.Generation(keep), least: minKeep, slack: keep}
+	small := policy{limit: 64 << 10, keep: minKeep, least: minKeep, slack: minKeep}
 	v.kinds = map[hub.Kind]policy{
 		hub.KindLogin: credential, hub.KindSetupToken: credential, hub.KindAPIKey: credential,
 		hub.KindProfile: small, hub.KindIntent: small,
-		hub.KindSnapshot: {limit: 256 << 20, keep: snapshots},
+		hub.KindSnapshot: {limit: 256 << 20, keep: hub.Generation(snapshots), least: minSnapshots},
 	}
 	return v, nil
 }
@@ -114,15 +113,20 @@ type Record struct {
 	Payload    []byte
 }
 
-// String says which record it is.
+// String says which record it is. The payload is a secret, so it is not shown, in
+// any way to print a record.
 func (r Record) String() string {
 	return fmt.Sprintf("%s %s generation %d (%d bytes)", r.Profile, r.Kind, r.Generation, len(r.Payload))
 }
 
-// GoString, Format and LogValue are String: a payload is a secret.
-func (r Record) GoString() string           { return r.String() }
+// GoString is String.
+func (r Record) GoString() string { return r.String() }
+
+// Format is String, for every verb.
 func (r Record) Format(f fmt.State, _ rune) { io.WriteString(f, r.String()) }
-func (r Record) LogValue() slog.Value       { return slog.StringValue(r.String()) }
+
+// LogValue is String.
+func (r Record) LogValue() slog.Value { return slog.StringValue(r.String()) }
 
 // MarshalJSON refuses.
 func (r Record) MarshalJSON() ([]byte, error) {
@@ -132,8 +136,9 @@ func (r Record) MarshalJSON() ([]byte, error) {
 // Commit stores payload as generation prev+1, if prev is the newest generation
 // (0 if there is none), and returns the record. It is durable on return.
 //
-// hub.ErrConflict says that another payload is there as prev+1: the caller has
-// lost and goes on with Latest. If exactly this payload is there as prev+1, Commit
+// hub.ErrConflict says that another payload is there as prev+1, or that so many
+// have been committed since that nobody can tell: the caller is not the newest
+// and goes on with Latest. If exactly this payload is there as prev+1, Commit
 // succeeds, so a caller that was killed, or got any other error and does not
 // know, calls it again with the same arguments.
 func (v *Vault) Commit(ctx context.Context, profile hub.ProfileID, kind hub.Kind, prev hub.Generation, payload []byte) (Record, error) {
@@ -164,7 +169,7 @@ func (v *Vault) commit(ctx context.Context, r Record, p policy) (Record, error) 
 	switch newest := last(history); {
 	case newest < r.Generation-1:
 		return Record{}, fmt.Errorf("%w: the newest generation is %d", hub.ErrConflict, newest)
-	case newest >= r.Generation && tooLate(r.Generation, newest):
+	case p.tooLate(r.Generation, newest):
 		return Record{}, conflict(newest)
 	}
 	sealed, err := v.seal.seal(r)
@@ -210,20 +215,22 @@ func conflict(newest hub.Generation) error {
 
 // tooLate reports whether gen is so far behind that it may have been removed and
 // its place become free again.
-func tooLate(gen, newest hub.Generation) bool { return newest >= gen && newest-gen >= minKeep }
+func (p policy) tooLate(gen, newest hub.Generation) bool {
+	return newest >= gen && newest-gen >= p.least
+}
 
 // settle ends a commit whose record is stored. A writer that was stopped between
 // looking and creating may have put its record where an old one had been removed.
 // If the newest generation is still near, then no one has ever removed a record
 // in that place, so ours was the first there. If not, it cannot be known, and the
-// commit is taken for lost: true is only that somebody else is ahead.
+// commit is taken for lost; somebody else is ahead in any case.
 func (v *Vault) settle(ctx context.Context, r Record, p policy, created bool) error {
 	history, err := v.History(ctx, r.Profile, r.Kind)
 	if err != nil {
 		return err
 	}
 	newest := last(history)
-	if !tooLate(r.Generation, newest) {
+	if !p.tooLate(r.Generation, newest) {
 		v.prune(ctx, r.Profile, r.Kind, history, p)
 		return nil
 	}
@@ -237,12 +244,12 @@ func (v *Vault) settle(ctx context.Context, r Record, p policy, created bool) er
 // prune removes what is more than p.keep behind the newest, the oldest first.
 // A failure is left to the next commit: the record that was committed is safe.
 func (v *Vault) prune(ctx context.Context, profile hub.ProfileID, kind hub.Kind, history []hub.Generation, p policy) {
-	if len(history) <= p.keep+p.slack {
+	if len(history) <= int(p.keep)+p.slack {
 		return
 	}
 	var keys []string
 	for _, gen := range history {
-		if last(history)-gen >= hub.Generation(p.keep) {
+		if last(history)-gen >= p.keep {
 			keys = append(keys, recordKey(profile, kind, gen))
 		}
 	}
