@@ -15,16 +15,17 @@ import (
 	"github.com/claude-hub/claude-hub/internal/secret"
 )
 
-// patience is how long the CLI may take for each of its steps. These are bounds
-// for a CLI that hangs, not expectations.
+// patience is how long each step may take. These are bounds for a CLI that hangs,
+// not expectations.
 type patience struct {
 	link     time.Duration // from its start to the link
 	exchange time.Duration // from the code to the login
 	exit     time.Duration // from the login to its exit, which it spends on asking for settings
+	capture  time.Duration // of our own part: a refresh that holds the lock takes 45 seconds at most
 }
 
 // The CLI itself waits 30 seconds for each of two answers.
-var defaultPatience = patience{link: 30 * time.Second, exchange: 2 * time.Minute, exit: 15 * time.Second}
+var defaultPatience = patience{link: 30 * time.Second, exchange: 2 * time.Minute, exit: 15 * time.Second, capture: 3 * time.Minute}
 
 // filePoll is how often the credential file is looked at.
 const filePoll = 50 * time.Millisecond
@@ -32,11 +33,11 @@ const filePoll = 50 * time.Millisecond
 // screenSize is wide enough that no link is wrapped.
 var screenSize = pty.Winsize{Rows: 50, Cols: 8 << 10}
 
-// refusedCode is an attempt that failed on its code: another may do better.
-type refusedCode struct{ why string }
+// refusedCodeError is an attempt that failed on its code: another may do better.
+type refusedCodeError struct{ why string }
 
-func (e *refusedCode) Error() string { return e.why }
-func (e *refusedCode) Unwrap() error { return hub.ErrRefused }
+func (e *refusedCodeError) Error() string { return e.why }
+func (e *refusedCodeError) Unwrap() error { return hub.ErrRefused }
 
 // attempt runs the CLI's sign-in once. tries is how many codes may still be
 // pasted.
@@ -100,7 +101,7 @@ func (l *Login) converse(ctx context.Context, p *program, screen *transcript, ho
 			return err
 		}
 		if *tries == 0 {
-			return &refusedCode{"the claude CLI does not take that for a code"}
+			return &refusedCodeError{"the claude CLI does not take that for a code"}
 		}
 		ui.Trouble("the claude CLI does not take that for a code: copy all of it, including the # in the middle")
 	}
@@ -204,7 +205,7 @@ func (l *Login) awaitLogin(ctx context.Context, p *program, screen *transcript, 
 // are quoted only if they are the ones we know: the code is among the others.
 func verdict(p *program, screen *transcript) error {
 	if why := screen.failure(); why != "" {
-		return &refusedCode{why}
+		return &refusedCodeError{why}
 	}
 	if p.err == nil {
 		return nil

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/archive"
@@ -26,10 +25,6 @@ type captured struct {
 	creds   agent.Credentials
 }
 
-// capturePatience bounds a capture. A refresh that holds the lock takes 45
-// seconds at most.
-const capturePatience = 3 * time.Minute
-
 // capture commits a login. From here on ctx's end no longer counts: the code is
 // spent, and this is the only copy.
 //
@@ -42,7 +37,7 @@ const capturePatience = 3 * time.Minute
 // old login's refreshes; those are for a generation that is no longer the
 // latest, so that the refresher can't commit them over the new one.
 func (l *Login) capture(ctx context.Context, profile hub.Profile, c captured) (Result, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), capturePatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.patience.capture)
 	defer cancel()
 	var snapshot bytes.Buffer
 	exclude, err := notCaptured(c.dir, c.exclude)
@@ -160,12 +155,11 @@ func notCaptured(dir string, exclude []string) ([]string, error) {
 		base := strings.ToLower(d.Name())
 		top := !strings.ContainsRune(name, filepath.Separator)
 		dead := strings.HasSuffix(base, ".lock") || strings.Contains(base, ".json.tmp.")
-		if !strings.HasPrefix(base, agent.CredentialFile) && !(top && dead) {
-			return nil
-		}
-		exclude = append(exclude, filepath.ToSlash(name))
-		if d.IsDir() {
-			return filepath.SkipDir
+		if strings.HasPrefix(base, agent.CredentialFile) || top && dead {
+			exclude = append(exclude, filepath.ToSlash(name))
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
 		}
 		return nil
 	})

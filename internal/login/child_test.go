@@ -75,10 +75,16 @@ type tty struct {
 // startChild starts `claude-hub login` of the given mode in front of d's vault.
 func startChild(t *testing.T, d *desk, mode, agent string, environ []string) *tty {
 	t.Helper()
+	return startChildIn(t, 60, 250, d, mode, agent, environ)
+}
+
+// startChildIn does it in a window of another size.
+func startChildIn(t *testing.T, rows, columns uint16, d *desk, mode, agent string, environ []string) *tty {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TERM=xterm-256color", "TMPDIR=" + os.TempDir(),
 		childMode + "=" + mode, "LOGIN_TEST_DIR=" + d.dir, "LOGIN_TEST_AGENT=" + agent}, environ...)
-	opened, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 60, Cols: 250})
+	opened, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: rows, Cols: columns})
 	if err != nil {
 		t.Fatal(err)
 	}

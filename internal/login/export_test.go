@@ -4,14 +4,17 @@ import "time"
 
 // SetPatience shortens how long l waits for a CLI that hangs.
 func (l *Login) SetPatience(link, exchange, exit time.Duration) {
-	l.patience = patience{link: link, exchange: exchange, exit: exit}
+	l.patience = patience{link: link, exchange: exchange, exit: exit, capture: l.patience.capture}
 }
+
+// SetCapturePatience shortens how long l waits for a refresh that hangs.
+func (l *Login) SetCapturePatience(d time.Duration) { l.patience.capture = d }
 
 // What the tables and fuzz targets call.
 var (
 	ParseCode = parseCode
 	LastLine  = lastLine
-	QRColumns = qrColumns
+	DrawQR    = drawQR
 )
 
 // QuietZone is the border of a QR code.

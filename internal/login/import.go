@@ -51,6 +51,9 @@ func (l *Login) Import(ctx context.Context, profile hub.Profile, dir string) (Re
 	if ctx.Err() != nil {
 		return Result{}, cancelled(ctx)
 	}
+	if err := l.ready(ctx, profile); err != nil {
+		return Result{}, err
+	}
 	result, err := l.capture(ctx, profile, c)
 	if err != nil {
 		return Result{}, err

@@ -41,7 +41,7 @@ func (l *lines) next(ctx context.Context) ([]byte, error) {
 		}
 		buf := make([]byte, maxLine)
 		n, err := readSome(ctx, l.f, buf)
-		if err == io.EOF && len(l.rest) > 0 {
+		if errors.Is(err, io.EOF) && len(l.rest) > 0 {
 			line := l.rest
 			l.rest = nil
 			return line, nil
@@ -125,27 +125,25 @@ func (l *lines) withoutEcho(ctx context.Context) ([]byte, error) {
 	return l.next(ctx)
 }
 
+// echoOff fails if f is a terminal that goes on showing what is typed.
 func echoOff(f *os.File) (restore func(), err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
 	var old *unix.Termios
-	err = raw.Control(func(fd uintptr) {
-		if old, _ = unix.IoctlGetTermios(int(fd), unix.TCGETS); old == nil {
+	onFile(f, func(fd int) {
+		if old, _ = unix.IoctlGetTermios(fd, unix.TCGETS); old == nil {
 			return // not a terminal
 		}
 		quiet := *old
 		quiet.Lflag &^= unix.ECHO
 		quiet.Lflag |= unix.ICANON | unix.ISIG | unix.ECHONL
-		unix.IoctlSetTermios(int(fd), unix.TCSETS, &quiet)
+		err = unix.IoctlSetTermios(fd, unix.TCSETS, &quiet)
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("hiding what is typed: %w", err)
 	}
 	return func() {
 		if old != nil {
-			raw.Control(func(fd uintptr) { unix.IoctlSetTermios(int(fd), unix.TCSETS, old) })
+			// A terminal that is gone by now needs no settings.
+			onFile(f, func(fd int) { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) })
 		}
 	}, nil
 }

@@ -116,19 +116,15 @@ const maxTries = 3
 // CLI is ended and the error is a hub.ErrCancelled; after that, SignIn finishes
 // and returns no error.
 func (l *Login) SignIn(ctx context.Context, profile hub.Profile, ui UI) (Result, error) {
-	if err := sweep(ctx, l.cfg.Dir); err != nil {
-		l.cfg.Log.Warn("a scratch home could not be removed", "err", err)
-	}
-	// Before the owner goes through the browser: is there a vault to keep it in?
-	if _, err := l.cfg.Vault.Generation(ctx, profile.ID, hub.KindLogin); err != nil {
-		return Result{}, fmt.Errorf("looking for the login there is: %w", err)
+	if err := l.ready(ctx, profile); err != nil {
+		return Result{}, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.Timeout, errTooLate(l.cfg.Timeout))
 	defer cancel()
 	tries := maxTries
 	for {
 		result, err := l.attempt(ctx, profile, ui, &tries)
-		var refused *refusedCode
+		var refused *refusedCodeError
 		if !errors.As(err, &refused) {
 			return result, err
 		}
@@ -137,6 +133,18 @@ func (l *Login) SignIn(ctx context.Context, profile hub.Profile, ui UI) (Result,
 		}
 		ui.Trouble(refused.why + " Here is a new link")
 	}
+}
+
+// ready looks, before the owner is asked for anything, whether the vault can be
+// read and the profile's ID is one, and clears away what dead sign-ins left.
+func (l *Login) ready(ctx context.Context, profile hub.Profile) error {
+	if _, err := l.cfg.Vault.Generation(ctx, profile.ID, hub.KindLogin); err != nil {
+		return fmt.Errorf("looking for the login that there is: %w", err)
+	}
+	if err := sweep(ctx, l.cfg.Dir); err != nil {
+		l.cfg.Log.Warn("a scratch home could not be removed", "err", err)
+	}
+	return nil
 }
 
 func errTooLate(after time.Duration) error {

@@ -14,28 +14,26 @@ const quietZone = 2
 // in explicit black on white, so that it scans on dark and light terminals
 // alike. It is "" if text does not fit a code.
 func QR(text string) string {
+	drawn, _, _ := drawQR(text, quietZone)
+	return drawn
+}
+
+// drawQR returns the code and the columns and rows that it takes.
+func drawQR(text string, quiet int) (drawn string, columns, rows int) {
 	code, err := qr.Encode(text, qr.L) // the smallest: a screen does not get scratched
 	if err != nil {
-		return ""
+		return "", 0, 0
 	}
 	var b strings.Builder
-	for y := -quietZone; y < code.Size+quietZone; y += 2 {
+	for y := -quiet; y < code.Size+quiet; y += 2 {
 		b.WriteString("\x1b[30;107m")
-		for x := -quietZone; x < code.Size+quietZone; x++ {
+		for x := -quiet; x < code.Size+quiet; x++ {
 			b.WriteString(halfBlock(code.Black(x, y), code.Black(x, y+1)))
 		}
 		b.WriteString("\x1b[0m\n")
+		rows++
 	}
-	return b.String()
-}
-
-// qrColumns returns how many columns QR needs, 0 if it has nothing to show.
-func qrColumns(text string) int {
-	code, err := qr.Encode(text, qr.L)
-	if err != nil {
-		return 0
-	}
-	return code.Size + 2*quietZone
+	return b.String(), code.Size + 2*quiet, rows
 }
 
 func halfBlock(upper, lower bool) string {

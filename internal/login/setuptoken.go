@@ -27,8 +27,8 @@ func (l *Login) SetupToken(ctx context.Context, profile hub.Profile, in, out *os
 		err := fmt.Errorf("%w: making a setup token needs a terminal", hub.ErrInvalid)
 		return Result{}, hub.Hint(err, "run `claude setup-token` where there is one, and hand the token over with --code-file or on standard input")
 	}
-	if err := sweep(ctx, l.cfg.Dir); err != nil {
-		l.cfg.Log.Warn("a scratch home could not be removed", "err", err)
+	if err := l.ready(ctx, profile); err != nil {
+		return Result{}, err
 	}
 	if err := l.passThrough(ctx, in, out); err != nil {
 		return Result{}, err
@@ -88,8 +88,10 @@ func (l *Login) passThrough(ctx context.Context, in, out *os.File) error {
 	if err != nil {
 		return fmt.Errorf("taking over the terminal: %w", err)
 	}
-	defer restore()
-	defer out.WriteString(resetModes)
+	defer func() {
+		_, _ = out.WriteString(resetModes) // a terminal that is gone has no modes
+		restore()
+	}()
 	p, err := startProgram(l.command(home, agent.SetupTokenCommand(l.cfg.Agent, home.dir), setupEnviron), terminalSize(out), out)
 	if err != nil {
 		return err
@@ -112,17 +114,20 @@ func relay(ctx context.Context, p *program, in, out *os.File) error {
 	defer signal.Stop(resized)
 
 	typing, stop := context.WithCancelCause(ctx)
-	keys := make(chan error, 1)
-	go func() { keys <- copyKeys(typing, p, in) }()
-	defer func() { stop(errGone); <-keys }()
+	var keyErr error
+	typed := make(chan struct{}) // closed when keyErr is there
+	go func() {
+		defer close(typed)
+		keyErr = copyKeys(typing, p, in)
+	}()
+	defer func() { stop(errGone); <-typed }()
 	for {
 		select {
 		case <-p.exited:
 			return nil
 		case <-ctx.Done():
 			return cancelled(ctx)
-		case err := <-keys:
-			keys <- err // for the deferred wait
+		case <-typed:
 			if ctx.Err() != nil {
 				return cancelled(ctx)
 			}
@@ -130,7 +135,7 @@ func relay(ctx context.Context, p *program, in, out *os.File) error {
 			case <-p.exited:
 				return nil
 			default:
-				return noCode(err)
+				return noCode(keyErr)
 			}
 		case <-resized:
 			p.resize(terminalSize(out))
@@ -158,7 +163,7 @@ func rawMode(f *os.File) (restore func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { onFile(f, func(fd int) { term.Restore(fd, old) }) }, nil
+	return func() { onFile(f, func(fd int) { _ = term.Restore(fd, old) }) }, nil
 }
 
 func terminalSize(f *os.File) *pty.Winsize {

@@ -20,27 +20,35 @@ func TestSignInWithAStubbornCLI(t *testing.T) {
 		name, body string
 		kind       error // nil: only the message counts
 		message    string
+		hangs      string // where: "link" or "exchange"
 	}{
-		{"ends at once", `echo "error: unknown command 'auth'"; exit 1`, nil, "unknown command 'auth'"},
-		{"ends at once, content", `exit 0`, nil, "before there was a code"},
-		{"fails before the code", `echo "Couldn't log in: no network"; exit 1`, nil, "no network"},
-		{"prints no link", `echo hello; exec sleep 100`, nil, "printed no link"},
-		{"prints garbage for ever", `exec yes $(printf '\033]8;;https://')`, nil, "printed no link"},
-		{"ignores SIGTERM", `trap '' TERM; echo hello; while :; do sleep 1; done`, nil, "printed no link"},
-		{"takes the code and says nothing", `link; ask; exec sleep 100`, nil, "did not get a login"},
-		{"succeeds without a login", `link; ask; echo 'Login successful.'`, hub.ErrNotFound, "without a login"},
-		{"blanks the login", `link; ask; save; printf '{"claudeAiOauth":{"accessToken":"","expiresAt":4102444800000}}' >"$CLAUDE_CONFIG_DIR/.credentials.json"`, hub.ErrInvalid, "blanked"},
-		{"writes half a login", `link; ask; save; printf '{"claudeAiOauth":{"acc' >"$CLAUDE_CONFIG_DIR/.credentials.json"; kill -9 $$`, nil, "before the sign-in was complete"},
-		{"writes a login for everybody to read", `link; ask; save; chmod 644 "$CLAUDE_CONFIG_DIR/.credentials.json"`, hub.ErrInvalid, "open to other users"},
-		{"dies at the prompt", `link; printf 'Paste code here if prompted > '; kill -9 $$`, nil, "ended before there was a code"},
-		{"dies after the code", `link; ask; kill -9 $$`, nil, "signal: killed"},
-		{"never likes a code", `link; while :; do ask; done`, hub.ErrRefused, "does not take that for a code"},
-		{"refuses each code", `link; ask; echo "Couldn't log in: That code was not accepted."; exit 1`, hub.ErrRefused, "not accepted"},
+		{"ends at once", `echo "error: unknown command 'auth'"; exit 1`, nil, "unknown command 'auth'", ""},
+		{"ends at once, content", `exit 0`, nil, "before there was a code", ""},
+		{"fails before the code", `echo "Couldn't log in: no network"; exit 1`, nil, "no network", ""},
+		{"prints no link", `echo hello; exec sleep 100`, nil, "printed no link", "link"},
+		{"prints garbage for ever", `exec yes $(printf '\033]8;;https://')`, nil, "printed no link", "link"},
+		{"ignores SIGTERM", `trap '' TERM; echo hello; while :; do sleep 1; done`, nil, "printed no link", "link"},
+		{"takes the code and says nothing", `link; ask; exec sleep 100`, nil, "did not get a login", "exchange"},
+		{"succeeds without a login", `link; ask; echo 'Login successful.'`, hub.ErrNotFound, "without a login", ""},
+		{"blanks the login", `link; ask; save; printf '{"claudeAiOauth":{"accessToken":"","expiresAt":4102444800000}}' >"$CLAUDE_CONFIG_DIR/.credentials.json"`, hub.ErrInvalid, "blanked", ""},
+		{"writes half a login", `link; ask; save; printf '{"claudeAiOauth":{"acc' >"$CLAUDE_CONFIG_DIR/.credentials.json"; kill -9 $$`, nil, "before the sign-in was complete", ""},
+		{"writes a login for everybody to read", `link; ask; save; chmod 644 "$CLAUDE_CONFIG_DIR/.credentials.json"`, hub.ErrInvalid, "open to other users", ""},
+		{"dies at the prompt", `link; printf 'Paste code here if prompted > '; kill -9 $$`, nil, "ended before there was a code", ""},
+		{"dies after the code", `link; ask; kill -9 $$`, nil, "signal: killed", ""},
+		{"never likes a code", `link; while :; do ask; done`, hub.ErrRefused, "does not take that for a code", ""},
+		{"refuses each code", `link; ask; echo "Couldn't log in: That code was not accepted."; exit 1`, hub.ErrRefused, "not accepted", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			d := newDesk(t, func(cfg *login.Config) { cfg.Agent = script(t, c.body) })
-			d.SetPatience(time.Second, time.Second, time.Second)
+			link, exchange := patienceInTests, patienceInTests
+			switch c.hangs {
+			case "link":
+				link = time.Second
+			case "exchange":
+				exchange = time.Second
+			}
+			d.SetPatience(link, exchange, time.Second)
 			ui := &owner{code: func(ctx context.Context, _ string) (string, error) {
 				if c.name == "dies at the prompt" {
 					<-ctx.Done()

@@ -43,15 +43,14 @@ func startProgram(cmd *exec.Cmd, size *pty.Winsize, output io.Writer) (*program,
 	}
 	master, err := nonblocking(opened)
 	if err != nil {
-		cmd.Process.Kill()
-		cmd.Wait()
-		return nil, err
+		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	p := &program{cmd: cmd, master: master, exited: make(chan struct{})}
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		io.Copy(output, master) // ends with EIO when the last process has closed the terminal
+		// Ends with EIO when the last process has closed the terminal.
+		_, _ = io.Copy(output, master)
 	}()
 	go p.wait(drained)
 	return p, nil
@@ -118,7 +117,7 @@ func (p *program) enter(text string) error {
 // that is gone needs none.
 func (p *program) resize(size *pty.Winsize) {
 	onFile(p.master, func(fd int) {
-		unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols, Xpixel: size.X, Ypixel: size.Y})
+		_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols, Xpixel: size.X, Ypixel: size.Y})
 	})
 }
 
@@ -140,7 +139,7 @@ func newTranscript() *transcript { return &transcript{changed: make(chan struct{
 // prints garbage for ever costs no more memory than one that hangs.
 func (t *transcript) Write(b []byte) (int, error) {
 	t.mu.Lock()
-	t.signIn.Write(b)
+	_, _ = t.signIn.Write(b) // it never fails
 	t.last = append(t.last, b...)
 	if extra := len(t.last) - maxTail; extra > 0 {
 		t.last = append(t.last[:0], t.last[extra:]...)

@@ -14,6 +14,12 @@ import (
 	"github.com/claude-hub/claude-hub/internal/simulator"
 )
 
+// realLink is as long as the CLI's.
+const realLink = "https://claude.com/cai/oauth/authorize?code=true&client_id=00000000-0000-0000-0000-00000000fake&response_type=code" +
+	"&redirect_uri=https%3A%2F%2Fplatform.claude.com%2Foauth%2Fcode%2Fcallback&scope=org%3Acreate_api_key+user%3Aprofile+user%3Ainference" +
+	"+user%3Asessions%3Aclaude_code+user%3Amcp_servers+user%3Afile_upload+user%3Aplugins+user%3Aprivacy_consents%3Awrite+org%3Adesktop_config" +
+	"&code_challenge=fakefakefakefakefakefakefakefakefakefakefake&code_challenge_method=S256&state=fakefakefakefakefakefakefakefakefakefakefak"
+
 const pastePrompt = "Paste the code"
 
 // The whole sign-in as a person sees it: link, QR code, prompt, result.
@@ -40,6 +46,22 @@ func TestSignInAtATerminal(t *testing.T) {
 	}
 	d.wantNoScratch()
 	d.wantNoProcess()
+}
+
+// A code that would not fit the window is not drawn in half.
+func TestQRCodeFitsTheWindow(t *testing.T) {
+	for _, c := range []struct {
+		rows, columns uint16
+		want          string
+	}{{60, 81, login.QR(realLink)}, {60, 80, "Or scan it:"}, {60, 78, "there would be a QR code"}, {24, 200, "window of 81 by 42"}} {
+		d := newDesk(t, nil)
+		stub := script(t, `printf 'visit:\r\n%s\r\n' '`+realLink+`'; ask`)
+		tty := startChildIn(t, c.rows, c.columns, d, "sign-in", stub, nil)
+		tty.see(pastePrompt)
+		if !strings.Contains(tty.screen(), strings.ReplaceAll(c.want, "\n", "\r\n")) {
+			t.Errorf("%d by %d: %q is not on the screen:\n%s", c.columns, c.rows, c.want, tty.screen())
+		}
+	}
 }
 
 // Each way to leave a terminal, at the prompt and during the exchange.
@@ -218,7 +240,7 @@ func TestSetupTokenOfTheRealCLI(t *testing.T) {
 		t.Fatalf("%v\n%q", err, c.screen())
 	}
 	c.enter(code)
-	c.see(code[len(code)-4:]) // an Enter that comes with the code is taken for a part of it
+	c.see("*" + code[len(code)-6:]) // an Enter that comes with the code is taken for a part of it
 	c.enter("\r")
 	c.see("sk-ant-oat01-")
 	c.see(tokenPrompt)

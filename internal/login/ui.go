@@ -142,8 +142,23 @@ func showURL(w io.Writer, url string) {
 		return
 	}
 	fmt.Fprintf(w, "\x1b]8;;%s\x1b\\%s\x1b]8;;\x1b\\\n\n", url, url)
-	if need := qrColumns(url); need > 0 && need <= columns(w) {
-		fmt.Fprintf(w, "Or scan it:\n\n%s\n", QR(url))
+	showQR(w, url)
+}
+
+// showQR draws the code if all of it is seen at once: half a code is noise. A
+// narrow window gets a narrower border.
+func showQR(w io.Writer, url string) {
+	var width, height int
+	onFile(w, func(fd int) { width, height, _ = term.GetSize(fd) })
+	for quiet := quietZone; quiet > 0; quiet-- {
+		drawn, columns, rows := drawQR(url, quiet)
+		if drawn != "" && columns <= width && rows < height {
+			fmt.Fprintf(w, "Or scan it:\n\n%s\n", drawn)
+			return
+		}
+	}
+	if _, columns, rows := drawQR(url, quietZone); columns > 0 {
+		fmt.Fprintf(w, "(In a window of %d by %d there would be a QR code here.)\n\n", columns, rows+1)
 	}
 }
 
@@ -154,7 +169,7 @@ func onFile(v any, use func(fd int)) {
 		return
 	}
 	if raw, err := f.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { use(int(fd)) })
+		_ = raw.Control(func(fd uintptr) { use(int(fd)) }) // a closed file is no terminal
 	}
 }
 
@@ -162,11 +177,4 @@ func isTerminal(v any) bool {
 	is := false
 	onFile(v, func(fd int) { is = term.IsTerminal(fd) })
 	return is
-}
-
-// columns returns the width of the terminal v, 0 if it is not known.
-func columns(v any) int {
-	width := 0
-	onFile(v, func(fd int) { width, _, _ = term.GetSize(fd) })
-	return width
 }
