@@ -2,10 +2,6 @@ package usage
 
 import (
 	"bytes"
-	"encoding/json"
-	"fmt"
-
-	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 // members picks a few members of a JSON document's top-level object out of the
@@ -19,8 +15,10 @@ type members struct {
 	state    memberState
 	depth    int
 	inString bool
-	escaped  bool // the byte before, inside a string, was an unescaped backslash
-	key      []byte
+	escaped  bool   // the byte before, inside a string, was an unescaped backslash
+	key      []byte // with its closing quote
+	quoted   []byte // with both
+	one      [1]byte
 	keyLong  bool
 	current  *pick // whose value is going by
 }
@@ -157,8 +155,9 @@ func (m *members) value(c byte) {
 	case '{', '[':
 		m.depth++
 	}
-	if m.current != nil { // most values are not picked: no slice for them
-		m.take([]byte{c})
+	if m.current != nil {
+		m.one[0] = c
+		m.take(m.one[:])
 	}
 }
 
@@ -187,14 +186,11 @@ func (m *members) takeKey(p []byte) {
 	if m.keyLong {
 		return
 	}
-	key := m.key[:len(m.key)-1]
-	if bytes.IndexByte(key, '\\') >= 0 {
-		var s string
-		if json.Unmarshal(append([]byte{'"'}, m.key...), &s) != nil {
-			m.state = broken
-			return
-		}
-		key = []byte(s)
+	m.quoted = append(append(m.quoted[:0], '"'), m.key...)
+	key, ok := unquote(m.quoted)
+	if !ok {
+		m.state = broken
+		return
 	}
 	for i := range m.picks {
 		if p := &m.picks[i]; string(key) == p.key {
@@ -203,38 +199,4 @@ func (m *members) takeKey(p []byte) {
 			m.current = p
 		}
 	}
-}
-
-const maxModel = 200
-
-// RequestModel returns the top-level "model" of a request's JSON body. It
-// refuses a body that is not one JSON object, that names its model twice (the
-// platform might read the other one), or not as a plain string.
-func RequestModel(body []byte) (string, error) {
-	m := members{picks: []pick{{key: "model", max: maxModel}}}
-	m.write(body)
-	if !m.done() {
-		return "", fmt.Errorf("%w: the request's body is not one JSON object", hub.ErrInvalid)
-	}
-	switch p := m.picks[0]; {
-	case p.count == 0:
-		return "", fmt.Errorf("%w: the request names no model", hub.ErrInvalid)
-	case p.count > 1:
-		return "", fmt.Errorf("%w: the request names its model twice", hub.ErrInvalid)
-	default:
-		return modelName(p)
-	}
-}
-
-func modelName(p pick) (string, error) {
-	var s string
-	if p.long || json.Unmarshal(p.value, &s) != nil || s == "" {
-		return "", fmt.Errorf("%w: the request's model is not a short string", hub.ErrInvalid)
-	}
-	for _, c := range []byte(s) {
-		if c <= ' ' || c > '~' || c == '"' || c == '\\' {
-			return "", fmt.Errorf("%w: the model's name has the byte %#x", hub.ErrInvalid, c)
-		}
-	}
-	return s, nil
 }

@@ -2,7 +2,6 @@ package usage
 
 import (
 	"bytes"
-	"encoding/json"
 	"strings"
 )
 
@@ -15,7 +14,7 @@ type Meter struct {
 	seen    int64
 
 	model string
-	usage wireUsage
+	usage counts
 	start bool // the prompt's use has been told
 	final bool // so has the answer's
 
@@ -59,7 +58,6 @@ func NewMeter(contentType, encoding string, requestBytes int) *Meter {
 		m.read = (*Meter).stream
 	case "application/json":
 		m.read = (*Meter).document
-		m.doc.picks = []pick{{key: "model", max: maxModel}, {key: "usage", max: maxUsage}}
 	}
 	return m
 }
@@ -81,9 +79,7 @@ func (m *Meter) Tokens() Tokens { return m.usage.tokens() }
 // broke off or is in a form that the meter does not read, is estimated from the
 // number of bytes, so that leaving early is not free.
 func (m *Meter) Finish() Tokens {
-	if len(m.doc.picks) > 0 && m.doc.done() {
-		m.readDocument()
-	}
+	m.finishDocument()
 	t := m.Tokens()
 	if !m.start {
 		t.Input = max(t.Input, bytesToTokens(int64(m.request)))
@@ -93,7 +89,7 @@ func (m *Meter) Finish() Tokens {
 		if m.event == eventDelta {
 			estimate += deltaTokens(m.held)
 		}
-		if len(m.doc.picks) > 0 || !m.start && m.estimated == 0 {
+		if !m.start && m.estimated == 0 || m.doc.picks != nil {
 			estimate = bytesToTokens(m.seen)
 		}
 		t.Output = max(t.Output, estimate)
@@ -113,15 +109,36 @@ func deltaTokens(n int) int64 { return max(1, bytesToTokens(int64(n-80))) }
 
 func (m *Meter) opaque([]byte) {}
 
-func (m *Meter) document(p []byte) { m.doc.write(p) }
-
-func (m *Meter) readDocument() {
-	model, use := &m.doc.picks[0], &m.doc.picks[1]
-	if name, err := modelName(*model); err == nil {
-		m.model = name
+// document reads the whole at once if it comes so.
+func (m *Meter) document(p []byte) {
+	if m.seen == int64(len(p)) && bytes.HasSuffix(p, []byte{'}'}) && object(p, m.member) {
+		m.read = (*Meter).opaque
+		return
 	}
-	if use.count > 0 && !use.long && json.Unmarshal(use.value, &m.usage) == nil {
-		m.start, m.final = true, true
+	if m.doc.picks == nil {
+		m.doc.picks = []pick{{key: "model", max: maxModel}, {key: "usage", max: maxUsage}}
+	}
+	m.doc.write(p)
+}
+
+// member reads one of a document's members.
+func (m *Meter) member(k, v []byte) {
+	switch string(k) {
+	case "model":
+		m.model, _ = modelName(v)
+	case "usage":
+		m.usage = counts{}
+		m.start = m.usage.read(v)
+		m.final = m.start
+	}
+}
+
+// finishDocument reads what was picked out of a document that came in pieces.
+func (m *Meter) finishDocument() {
+	for _, p := range m.doc.picks {
+		if m.doc.done() && p.count > 0 && !p.long {
+			m.member([]byte(p.key), p.value)
+		}
 	}
 }
 
@@ -197,51 +214,96 @@ func eventOf(name []byte) event {
 }
 
 func (m *Meter) readEvent(data []byte) {
-	var e struct {
-		Type    string `json:"type"`
-		Message struct {
-			Model string          `json:"model"`
-			Usage json.RawMessage `json:"usage"`
-		} `json:"message"`
-		Usage json.RawMessage `json:"usage"`
+	var kind, message, use []byte
+	whole := object(data, func(k, v []byte) {
+		switch string(k) {
+		case "type":
+			kind = v
+		case "message":
+			message = v
+		case "usage":
+			use = v
+		}
+	})
+	switch {
+	case !whole:
+	case string(kind) == `"message_start"`:
+		m.readMessage(message)
+	case string(kind) == `"message_delta"`: // the counts are totals, and what is not told again stays
+		m.final = m.usage.read(use) || m.final
 	}
-	if json.Unmarshal(data, &e) != nil {
+}
+
+func (m *Meter) readMessage(message []byte) {
+	object(message, func(k, v []byte) {
+		switch string(k) {
+		case "model":
+			if name, ok := modelName(v); ok {
+				m.model = name
+			}
+		case "usage":
+			m.start = m.usage.read(v) || m.start
+		}
+	})
+}
+
+// counts is the API's "usage".
+type counts struct {
+	input, output, cacheRead, cacheWrite, write5m, write1h, searches int64
+}
+
+// read takes the counts that b, a JSON object, has. The others stay.
+func (c *counts) read(b []byte) bool {
+	return object(b, func(k, v []byte) {
+		switch string(k) {
+		case "input_tokens":
+			count(&c.input, v)
+		case "output_tokens":
+			count(&c.output, v)
+		case "cache_read_input_tokens":
+			count(&c.cacheRead, v)
+		case "cache_creation_input_tokens":
+			count(&c.cacheWrite, v)
+		case "cache_creation":
+			object(v, func(k, v []byte) {
+				switch string(k) {
+				case "ephemeral_5m_input_tokens":
+					count(&c.write5m, v)
+				case "ephemeral_1h_input_tokens":
+					count(&c.write1h, v)
+				}
+			})
+		case "server_tool_use":
+			object(v, func(k, v []byte) {
+				if string(k) == "web_search_requests" {
+					count(&c.searches, v)
+				}
+			})
+		}
+	})
+}
+
+// maxCount keeps sums of counts and prices far from overflow.
+const maxCount = 1_000_000_000
+
+// count sets n to the number that v is, if it is one.
+func count(n *int64, v []byte) {
+	if len(v) == 0 || len(v) > 18 {
 		return
 	}
-	switch {
-	case e.Type == "message_start" && len(e.Message.Usage) > 0 && json.Unmarshal(e.Message.Usage, &m.usage) == nil:
-		m.start = true
-		if len(e.Message.Model) <= maxModel {
-			m.model = e.Message.Model
+	var sum int64
+	for _, c := range v {
+		if c < '0' || c > '9' {
+			return
 		}
-	case e.Type == "message_delta" && len(e.Usage) > 0 && json.Unmarshal(e.Usage, &m.usage) == nil:
-		m.final = true // the counts are totals, and what is not told again stays
+		sum = 10*sum + int64(c-'0')
 	}
+	*n = min(sum, maxCount)
 }
 
-// wireUsage is the API's "usage". Later events are decoded over earlier ones.
-type wireUsage struct {
-	Input         int64 `json:"input_tokens"`
-	Output        int64 `json:"output_tokens"`
-	CacheRead     int64 `json:"cache_read_input_tokens"`
-	CacheWrite    int64 `json:"cache_creation_input_tokens"`
-	CacheCreation struct {
-		FiveMinutes int64 `json:"ephemeral_5m_input_tokens"`
-		OneHour     int64 `json:"ephemeral_1h_input_tokens"`
-	} `json:"cache_creation"`
-	ServerTools struct {
-		WebSearches int64 `json:"web_search_requests"`
-	} `json:"server_tool_use"`
-}
-
-func (u wireUsage) tokens() Tokens {
-	long := count(u.CacheCreation.OneHour)
-	short := max(count(u.CacheWrite)-long, count(u.CacheCreation.FiveMinutes))
+func (c *counts) tokens() Tokens {
 	return Tokens{
-		Input: count(u.Input), Output: count(u.Output), CacheRead: count(u.CacheRead),
-		CacheWrite5m: short, CacheWrite1h: long, WebSearches: count(u.ServerTools.WebSearches),
+		Input: c.input, Output: c.output, CacheRead: c.cacheRead,
+		CacheWrite5m: max(c.cacheWrite-c.write1h, c.write5m), CacheWrite1h: c.write1h, WebSearches: c.searches,
 	}
 }
-
-// count keeps sums of counts and prices far from overflow.
-func count(n int64) int64 { return min(max(n, 0), 1_000_000_000) }
