@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
 			env.Setenv("CLAUDE_HUB_DIR", filepath.Join(env.WorkDir, "hub"))
+			env.Setenv("BARE_PATH", env.Getenv("PATH")) // without the claude CLI
 			env.Setenv("PATH", env.Getenv("PATH")+":"+claude)
 			for _, kv := range sim.Environ() {
 				name, value, _ := strings.Cut(kv, "=")
