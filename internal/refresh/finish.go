@@ -121,7 +121,7 @@ func (h *helper) settle(ctx context.Context, a *attempt, l *login, st state, ans
 
 // close writes what an attempt has come to, and then removes it.
 func (h *helper) close(a *attempt, st state) error {
-	if err := h.place.writeState(st); err != nil {
+	if err := h.write(st); err != nil {
 		return err
 	}
 	return a.remove()
@@ -148,14 +148,14 @@ func (h *helper) findOut(ctx context.Context, a *attempt, l *login, st state, an
 	case answer.Kind == agent.RefreshTrouble: // the platform itself said that it failed
 		return h.close(a, h.fail(st, reason, longestBackoff))
 	}
-	return h.place.writeState(requireLogin(st, "a refresh was sent, its answer never came ("+reason+"), and whether the login was rotated can't be known any more. "+
+	return h.write(requireLogin(st, "a refresh was sent, its answer never came ("+reason+"), and whether the login was rotated can't be known any more. "+
 		"`claude-hub refresh --force` sends the old refresh token once more, at your own risk; else sign in again", h.cfg.Now()))
 }
 
 // lost notes that the platform rotated the login and the new pair is gone.
 func (h *helper) lost(st state) error {
 	st.Dead = true
-	return h.place.writeState(requireLogin(st, "the platform rotated the login, but its answer was lost", h.cfg.Now()))
+	return h.write(requireLogin(st, "the platform rotated the login, but its answer was lost", h.cfg.Now()))
 }
 
 func requireLogin(st state, reason string, now time.Time) state {
@@ -172,9 +172,15 @@ func (h *helper) fail(st state, reason string, longest time.Duration) state {
 	return st
 }
 
+// write makes st durable, and says so in the log.
+func (h *helper) write(st state) error {
+	h.log.Info("status", "generation", st.Generation, "health", st.Health, "reason", st.Reason, "not_before", st.NotBefore)
+	return h.place.writeState(st)
+}
+
 // failed writes st after one more failure.
 func (h *helper) failed(st state, reason string, longest time.Duration) error {
-	return h.place.writeState(h.fail(st, reason, longest))
+	return h.write(h.fail(st, reason, longest))
 }
 
 // commit makes the new login the next generation.
@@ -211,7 +217,7 @@ func (h *helper) uncommitted(a *attempt, err error) error {
 	}
 	st = h.fail(st, err.Error(), longestUnsent)
 	st.Dead = true // the rotation has seen to that
-	return errors.Join(err, h.place.writeState(st))
+	return errors.Join(err, h.write(st))
 }
 
 // conflict deals with a generation that exists already. It is this attempt's own
@@ -248,7 +254,7 @@ func (h *helper) conflict(ctx context.Context, a *attempt, cred agent.Credential
 	}
 	st.Dead = true
 	st = requireLogin(st, "two writers rotated this login, and the platform refuses the one that was committed; the other is in "+keptPrefix+"*", h.cfg.Now())
-	if err := h.place.writeState(st); err != nil {
+	if err := h.write(st); err != nil {
 		return err
 	}
 	return a.keep()
@@ -272,7 +278,7 @@ func (h *helper) publish(ctx context.Context, a *attempt, gen hub.Generation, cr
 	}
 	newer, err := h.cfg.Vault.Newer(ctx, h.profile, hub.KindLogin, gen)
 	if err == nil && !newer { // else a sign-in came meanwhile, and the status is about that
-		err = h.place.writeState(st)
+		err = h.write(st)
 	}
 	if err != nil {
 		h.log.Error("the status is not written", "err", err)

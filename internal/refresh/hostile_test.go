@@ -324,6 +324,18 @@ func (w *world) wantPrivate() {
 	}
 }
 
+// A CLI that sends the same refresh token twice does not get through twice.
+func TestOneTunnelPerRefresh(t *testing.T) {
+	w := newWorld(t, simulator.Config{}, script(t, `'`+standIn(t)+`' "$@"; CLAUDE_CONFIG_DIR="$HOME" '`+standIn(t)+`' "$@"`))
+	if _, gen := w.token(w.refresher(), 1); gen != 2 {
+		t.Errorf("generation %d; want 2", gen)
+	}
+	w.wantCounts(1, 1)
+	if !strings.Contains(w.helperLog(), "a second connection") {
+		t.Error("the second connection is not in the log")
+	}
+}
+
 // The room for an answer is taken before the CLI starts and given back before the
 // answer comes.
 func TestBallast(t *testing.T) {
