@@ -9,7 +9,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
-	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
 // defaultTemp is Limits.Temp where none is given.
@@ -104,7 +104,7 @@ func (d *Driver) argv(spec sandbox.Spec, in *inherited) ([]string, error) {
 		}
 		args = append(args, kind, m.Source, m.Target)
 	}
-	return append(args, "--remount-ro", "/", "--chdir", "/", "--", "/proc/self/fd/"+in.shim, shim.Arg), nil
+	return append(args, "--remount-ro", "/", "--chdir", "/", "--", "/proc/self/fd/"+in.shim, boot.Arg), nil
 }
 
 // mountable reports what is wrong with a mount on this host. One inside the home

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/claude-hub/claude-hub/internal/sandbox"
-	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
 // process is one sandbox. Start owns it until supervise is called.
@@ -65,7 +65,7 @@ func (p *process) Interrupt() error {
 	}
 	// The pipe is empty, and the write is of one byte: it does not block. It
 	// fails when the shim is gone, which is no error here.
-	p.pipes.control.Write([]byte{shim.Interrupt})
+	p.pipes.control.Write([]byte{boot.Interrupt})
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (p *process) abandon() {
 }
 
 // finish decides how the sandbox ended, once it has.
-func (p *process) finish(last shim.Status, err error) {
+func (p *process) finish(last boot.Status, err error) {
 	if p.group != nil && p.group.outOfMemory() {
 		p.mu.Lock()
 		p.becauseLocked(sandbox.ReasonMemory)
@@ -200,10 +200,10 @@ func (p *process) release() {
 }
 
 // nextStatus reads one line of the shim's.
-func (p *process) nextStatus() (shim.Status, error) {
+func (p *process) nextStatus() (boot.Status, error) {
 	line, err := p.status.ReadSlice('\n')
 	if err != nil {
-		return shim.Status{}, err
+		return boot.Status{}, err
 	}
-	return shim.ParseStatus(string(line))
+	return boot.ParseStatus(string(line))
 }

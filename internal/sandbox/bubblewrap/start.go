@@ -18,7 +18,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
-	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
 // startTimeout bounds a start on a machine that is very busy.
@@ -111,18 +111,18 @@ func (p *process) handshake(sockets []string) error {
 	if err := p.adopt(info.PID); err != nil {
 		return err
 	}
-	boot := shim.Boot{Args: p.spec.Args, Env: p.spec.Env, Dir: p.spec.Dir, FileSize: p.spec.Limits.FileSize}
-	if boot.Dir == "" {
-		boot.Dir = sandbox.Home
+	order := boot.Order{Args: p.spec.Args, Env: p.spec.Env, Dir: p.spec.Dir, FileSize: p.spec.Limits.FileSize}
+	if order.Dir == "" {
+		order.Dir = sandbox.Home
 	}
 	for i, s := range p.spec.Sockets {
-		boot.Forwards = append(boot.Forwards, shim.Forward{Port: s.Port, Socket: sockets[i]})
+		order.Forwards = append(order.Forwards, boot.Forward{Port: s.Port, Socket: sockets[i]})
 	}
 	if p.group == nil && p.spec.Limits.Processes > 0 {
-		boot.Processes = p.spec.Limits.Processes + processSlack
+		order.Processes = p.spec.Limits.Processes + processSlack
 	}
 	p.pipes.control.SetWriteDeadline(deadline)
-	if err := shim.WriteBoot(p.pipes.control, boot); err != nil {
+	if err := boot.WriteOrder(p.pipes.control, order); err != nil {
 		return p.setupError(err)
 	}
 	p.pipes.control.SetWriteDeadline(time.Time{})
@@ -188,7 +188,7 @@ func (p *process) setupError(err error) error {
 }
 
 // startError is why the shim could not start the command.
-func startError(spec sandbox.Spec, f *shim.Failure) error {
+func startError(spec sandbox.Spec, f *boot.Failure) error {
 	if f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR || f.Errno == unix.EACCES {
 		return hub.Hint(fmt.Errorf("%w: in the sandbox: %s", hub.ErrNotFound, f.What),
 			fmt.Sprintf("the command %q and the directory %q must lie in /usr or in one of the sandbox's mounts", spec.Args[0], spec.Dir))

@@ -1,24 +1,12 @@
 package shim
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"time"
 )
 
-// forward listens on the loopback address and leads each connection to the
-// socket, for as long as the process lives.
-func forward(f Forward) error {
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: f.Port})
-	if err != nil {
-		return fmt.Errorf("listening inside the sandbox: %w", err)
-	}
-	go serve(l, f.Socket)
-	return nil
-}
-
-// serve ends when the listener is closed.
+// serve leads each connection to the socket, until the listener is closed.
 func serve(l *net.TCPListener, socket string) {
 	for {
 		in, err := l.AcceptTCP()

@@ -1,9 +1,8 @@
-package shim
+package boot
 
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"strconv"
@@ -16,7 +15,7 @@ const Arg = "sandbox-shim"
 
 // The descriptors that a driver gives the shim.
 const (
-	// ControlFD is a pipe from the driver: first the [Boot], then one byte for
+	// ControlFD is a pipe from the driver: first the [Order], then one byte for
 	// each thing to do. Its end kills the sandbox.
 	ControlFD = 3
 	// StatusFD is a pipe to the driver: one line for each [Status].
@@ -26,9 +25,9 @@ const (
 // Interrupt, on the control pipe, sends SIGTERM to the command.
 const Interrupt byte = 'T'
 
-// Boot is what the shim is to do. It comes over a pipe, because arguments and
+// Order is what the shim is to do. It comes over a pipe, because arguments and
 // environment can be read by every user of the host.
-type Boot struct {
+type Order struct {
 	Args     []string
 	Env      []string
 	Dir      string
@@ -44,18 +43,18 @@ type Forward struct {
 	Socket string
 }
 
-// maxBoot bounds a Boot on the wire: an argument list and an environment can't
+// maxOrder bounds an Order on the wire: an argument list and an environment can't
 // be longer in the kernel either.
-const maxBoot = 8 << 20
+const maxOrder = 8 << 20
 
-// WriteBoot sends b in one write: its length in 4 bytes, then its fields, each
+// WriteOrder sends o in one write: its length in 4 bytes, then its fields, each
 // ended by NUL, which none can contain; a list begins with its length.
-func WriteBoot(w io.Writer, b Boot) error {
-	fields := []string{b.Dir, strconv.FormatInt(b.FileSize, 10), strconv.Itoa(b.Processes), strconv.Itoa(len(b.Args))}
-	fields = append(fields, b.Args...)
-	fields = append(append(fields, strconv.Itoa(len(b.Env))), b.Env...)
-	fields = append(fields, strconv.Itoa(len(b.Forwards)))
-	for _, f := range b.Forwards {
+func WriteOrder(w io.Writer, o Order) error {
+	fields := []string{o.Dir, strconv.FormatInt(o.FileSize, 10), strconv.Itoa(o.Processes), strconv.Itoa(len(o.Args))}
+	fields = append(fields, o.Args...)
+	fields = append(append(fields, strconv.Itoa(len(o.Env))), o.Env...)
+	fields = append(fields, strconv.Itoa(len(o.Forwards)))
+	for _, f := range o.Forwards {
 		fields = append(fields, strconv.Itoa(f.Port), f.Socket)
 	}
 	data := make([]byte, 4)
@@ -65,48 +64,48 @@ func WriteBoot(w io.Writer, b Boot) error {
 		}
 		data = append(append(data, field...), 0)
 	}
-	if len(data) > maxBoot {
-		return fmt.Errorf("the command and its environment have %d bytes, more than %d", len(data), maxBoot)
+	if len(data) > maxOrder {
+		return errors.New("the command and its environment have more than " + strconv.Itoa(maxOrder) + " bytes")
 	}
 	binary.BigEndian.PutUint32(data, uint32(len(data)-4))
 	_, err := w.Write(data)
 	return err
 }
 
-// ReadBoot receives what WriteBoot sent, and not a byte more.
-func ReadBoot(r io.Reader) (Boot, error) {
+// ReadOrder receives what WriteOrder sent, and not a byte more.
+func ReadOrder(r io.Reader) (Order, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return Boot{}, err
+		return Order{}, err
 	}
 	n := binary.BigEndian.Uint32(size[:])
-	if n == 0 || n > maxBoot {
-		return Boot{}, fmt.Errorf("a boot message of %d bytes", n)
+	if n == 0 || n > maxOrder {
+		return Order{}, errors.New("an order of " + strconv.Itoa(int(n)) + " bytes")
 	}
 	data := make([]byte, n)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return Boot{}, err
+		return Order{}, err
 	}
-	return parseBoot(string(data))
+	return parseOrder(string(data))
 }
 
-func parseBoot(data string) (Boot, error) {
+func parseOrder(data string) (Order, error) {
 	f := fields{rest: data}
-	b := Boot{Dir: f.text(), FileSize: f.number(math.MaxInt64), Processes: int(f.number(math.MaxInt32))}
-	b.Args = f.list()
-	b.Env = f.list()
+	o := Order{Dir: f.text(), FileSize: f.number(math.MaxInt64), Processes: int(f.number(math.MaxInt32))}
+	o.Args = f.list()
+	o.Env = f.list()
 	for range f.number(maxForwards) {
-		b.Forwards = append(b.Forwards, Forward{Port: int(f.number(65535)), Socket: f.text()})
+		o.Forwards = append(o.Forwards, Forward{Port: int(f.number(65535)), Socket: f.text()})
 	}
-	if f.bad || f.rest != "" || len(b.Args) == 0 {
-		return Boot{}, errors.New("a boot message that makes no sense")
+	if f.bad || f.rest != "" || len(o.Args) == 0 {
+		return Order{}, errors.New("an order that makes no sense")
 	}
-	return b, nil
+	return o, nil
 }
 
 const maxForwards = 64
 
-// fields takes a boot message apart. After the first that is missing or is no
+// fields takes an order apart. After the first that is missing or is no
 // number, bad is set, and all others are empty.
 type fields struct {
 	rest string
@@ -167,16 +166,16 @@ type Exited struct {
 func (s Status) String() string {
 	switch {
 	case s.Failed != nil:
-		return fmt.Sprintf("failed %d %q\n", int(s.Failed.Errno), s.Failed.What)
+		return "failed " + strconv.Itoa(int(s.Failed.Errno)) + " " + strconv.Quote(s.Failed.What) + "\n"
 	case s.Exited != nil:
-		return fmt.Sprintf("exited %d %d\n", s.Exited.Code, int(s.Exited.Signal))
+		return "exited " + strconv.Itoa(s.Exited.Code) + " " + strconv.Itoa(int(s.Exited.Signal)) + "\n"
 	}
 	return "started\n"
 }
 
 // ParseStatus reads one line of the status pipe. A job might have written it.
 func ParseStatus(line string) (Status, error) {
-	bad := fmt.Errorf("the sandbox's shim said %.100q", line)
+	bad := errors.New("the sandbox's shim said " + strconv.Quote(line[:min(len(line), 100)]))
 	line, ok := strings.CutSuffix(line, "\n")
 	if !ok {
 		return Status{}, bad

@@ -1,0 +1,246 @@
+// Package boot is the first half of the shim: it takes the driver's order and
+// starts the command, before the rest of the program has initialised. A large
+// binary spends milliseconds on that, and the command need not wait for it.
+//
+// Go initialises a package as soon as all that it imports are. So this one
+// imports next to nothing, does its work in an init function (the one exception
+// to having none), and hands over to package shim what is left to do. In a
+// process that is not a shim it does nothing.
+package boot
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ExitSetup is the shim's exit code when the command could not be started.
+const ExitSetup = 125
+
+// Started is what the second half goes on with.
+type Started struct {
+	Child     int   // the command
+	Listeners []int // descriptors, as Order.Forwards
+	Order     Order
+}
+
+// started is set by init in a shim.
+var started *Started
+
+// Take returns what the first half has started, or nil in a process that is not
+// a shim.
+func Take() *Started { return started }
+
+// patience is how long, in milliseconds, the first half waits for a command that
+// ends at once; then, or when the command connects to a port, the program goes on
+// to initialise.
+const patience = 20
+
+func init() {
+	if syscall.Getpid() != 1 || !isShim() {
+		return
+	}
+	s, err := begin()
+	if err != nil {
+		failure := Failure{What: err.Error()}
+		errors.As(err, &failure.Errno)
+		report(Status{Failed: &failure})
+		syscall.Exit(ExitSetup)
+	}
+	if endsSoon(s) {
+		syscall.Exit(Reap(s.Child))
+	}
+	started = s
+}
+
+// isShim reads the arguments, which package os does not have yet.
+func isShim() bool {
+	fd, err := syscall.Open("/proc/self/cmdline", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer syscall.Close(fd)
+	line := make([]byte, 256)
+	n, err := syscall.Read(fd, line)
+	if err != nil {
+		return false
+	}
+	args := strings.Split(string(line[:n]), "\x00")
+	return len(args) > 1 && args[1] == Arg
+}
+
+func begin() (*Started, error) {
+	order, err := ReadOrder(fdReader(ControlFD))
+	if err != nil {
+		return nil, wrap("reading what to do", err)
+	}
+	if err := harden(); err != nil {
+		return nil, wrap("closing the shim to the command", err)
+	}
+	s := &Started{Order: order}
+	for _, f := range order.Forwards {
+		fd, err := listen(f.Port)
+		if err != nil {
+			return nil, wrap("listening inside the sandbox", err)
+		}
+		s.Listeners = append(s.Listeners, fd)
+	}
+	if s.Child, err = start(order); err != nil {
+		return nil, err
+	}
+	return s, report(Status{Started: true})
+}
+
+// harden keeps the shim's descriptors and memory to itself.
+func harden() error {
+	err := unix.CloseRange(ControlFD, 1<<20, unix.CLOSE_RANGE_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) { // before Linux 5.11
+		for fd := ControlFD; fd < 256; fd++ {
+			syscall.CloseOnExec(fd)
+		}
+	} else if err != nil {
+		return err
+	}
+	// Not dumpable: a job of the same user can neither trace the shim nor open its
+	// memory, its descriptors, or its program, which is the host's own file.
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+func listen(port int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return 0, err
+	}
+	return fd, unix.Listen(fd, 1024)
+}
+
+// start runs the command. Its limits are the shim's own from here on, since Go
+// can't set a child's; the shim writes no file, and the driver leaves room for
+// its threads.
+func start(o Order) (pid int, err error) {
+	if err := syscall.Chdir(o.Dir); err != nil {
+		return 0, wrap("working directory "+o.Dir, err)
+	}
+	path, err := look(o.Args[0], o.Env)
+	if err != nil {
+		return 0, wrap(o.Args[0]+" on the sandbox's PATH", err)
+	}
+	limits := map[int]int64{unix.RLIMIT_CORE: 0}
+	if o.FileSize > 0 {
+		limits[unix.RLIMIT_FSIZE] = o.FileSize
+	}
+	if o.Processes > 0 {
+		limits[unix.RLIMIT_NPROC] = int64(o.Processes)
+	}
+	for what, n := range limits {
+		if err := unix.Setrlimit(what, &unix.Rlimit{Cur: uint64(n), Max: uint64(n)}); err != nil {
+			return 0, wrap("setting a limit", err)
+		}
+	}
+	pid, err = syscall.ForkExec(path, o.Args, &syscall.ProcAttr{Env: o.Env, Files: []uintptr{0, 1, 2}})
+	return pid, wrap("starting "+path, err)
+}
+
+// look finds a command as the shell would, by the command's own environment.
+func look(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, kv := range env {
+		list, ok := strings.CutPrefix(kv, "PATH=")
+		if !ok {
+			continue
+		}
+		for dir := range strings.SplitSeq(list, ":") {
+			path := dir + "/" + name
+			var st syscall.Stat_t
+			if syscall.Stat(path, &st) == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG && st.Mode&0o111 != 0 {
+				return path, nil
+			}
+		}
+	}
+	return "", syscall.ENOENT
+}
+
+// endsSoon reports whether the command ends before anything else needs doing.
+func endsSoon(s *Started) bool {
+	pidfd, err := unix.PidfdOpen(s.Child, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(pidfd)
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: ControlFD, Events: unix.POLLIN}}
+	for _, fd := range s.Listeners {
+		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	unix.Poll(poll, patience)
+	return poll[0].Revents != 0
+}
+
+// Reap waits for all children, the command and the orphans, until the command
+// ends. It reports how, and returns the code to exit with: the command's, or 128
+// plus the signal.
+func Reap(child int) int {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return ExitSetup
+		case pid != child || !ws.Exited() && !ws.Signaled():
+			continue
+		}
+		exited := Exited{Code: ws.ExitStatus()}
+		if ws.Signaled() {
+			exited = Exited{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}
+		}
+		report(Status{Exited: &exited})
+		return exited.Code
+	}
+}
+
+func report(s Status) error {
+	_, err := syscall.Write(StatusFD, []byte(s.String()))
+	return wrap("speaking to the driver", err)
+}
+
+// fdReader reads from a descriptor.
+type fdReader int
+
+func (fd fdReader) Read(b []byte) (int, error) {
+	for {
+		n, err := syscall.Read(int(fd), b)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, errors.New("the driver is gone")
+		}
+		return n, nil
+	}
+}
+
+// wrap says what failed, without package fmt.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failed{what, err}
+}
+
+type failed struct {
+	what string
+	err  error
+}
+
+func (f *failed) Error() string { return f.what + ": " + f.err.Error() }
+func (f *failed) Unwrap() error { return f.err }
