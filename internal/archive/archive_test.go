@@ -133,16 +133,6 @@ func TestTreeComesBackWithItsModes(t *testing.T) {
 			before := syscall.Umask(umask)
 			manifest, err := archive.Unpack(bytes.NewReader(packed), to, archive.Limits{})
 			syscall.Umask(before)
-			if umask == 0o777 {
-				// Then not even a directory of ours can be entered, except by root:
-				// either it works or it leaves nothing.
-				if err != nil {
-					if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
-						t.Errorf("a failed Unpack left its directory: %v", err)
-					}
-					return
-				}
-			}
 			must(t, err)
 			want := map[string]file{}
 			for name, f := range captured {

@@ -56,6 +56,12 @@ func openTarget(dir string) (*target, error) {
 		return nil, err
 	}
 	t := &target{dir: dir, created: err == nil}
+	if t.created {
+		if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask
+			os.Remove(dir)
+			return nil, err
+		}
+	}
 	if t.root, err = openTree(dir); err != nil {
 		return nil, err
 	}
@@ -210,7 +216,7 @@ func (u *unpacker) readEntry(r io.Reader, h *tar.Header) (Entry, error) {
 	mode := fs.FileMode(h.Mode).Perm()
 	if isDir {
 		u.dirs[name] = true
-		return Entry{Name: name, Mode: mode | fs.ModeDir}, u.root.Mkdir(name, 0o700)
+		return Entry{Name: name, Mode: mode | fs.ModeDir}, u.mkdir(name)
 	}
 	if h.Size > u.limits.File {
 		return Entry{}, fmt.Errorf("%w: %q has %d bytes (%d are allowed)", hub.ErrTooLarge, name, h.Size, u.limits.File)
@@ -220,6 +226,13 @@ func (u *unpacker) readEntry(r io.Reader, h *tar.Header) (Entry, error) {
 	}
 	sum, err := u.writeFile(r, name, h)
 	return Entry{Name: name, Mode: mode, Size: h.Size, SHA256: sum}, err
+}
+
+func (u *unpacker) mkdir(name string) error {
+	if err := u.root.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	return u.root.Chmod(name, 0o700) // whatever the umask
 }
 
 // admit checks a name against the rule, the limits and the names before it.

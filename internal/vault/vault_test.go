@@ -111,7 +111,7 @@ func TestCommitOntoAnotherGenerationIsAConflict(t *testing.T) {
 }
 
 func TestTheSameCommitAgainSucceeds(t *testing.T) {
-	v, _ := newVault(t, vault.Options{})
+	v, f := newVault(t, vault.Options{})
 	ctx := t.Context()
 	first, err := v.Commit(ctx, alice, hub.KindLogin, 0, []byte("one"))
 	must(t, err)
@@ -125,8 +125,12 @@ func TestTheSameCommitAgainSucceeds(t *testing.T) {
 	}
 	mustLatest(t, v, alice, hub.KindLogin, 3, "3")
 	commits(t, v, alice, hub.KindLogin, 3, 6)
+	f.Clear()
 	if _, err := v.Commit(ctx, alice, hub.KindLogin, 0, []byte("one")); !errors.Is(err, hub.ErrConflict) {
 		t.Errorf("the same again, far behind: %v; want ErrConflict", err)
+	}
+	if calls := f.Calls(); len(calls) != 1 || calls[0].Op != vaulttest.OpList {
+		t.Errorf("to say so it called %v; want one look", calls)
 	}
 }
 
