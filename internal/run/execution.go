@@ -109,7 +109,10 @@ func (x *execution) watch(ctx context.Context, box sandbox.Sandbox, way *way, e 
 		defer close(exited)
 		exit, err = box.Wait()
 	}()
-	defer box.Kill()
+	defer func() { // of no effect, unless this is a panic
+		box.Kill()
+		within(exited, killPatience)
+	}()
 	select {
 	case <-exited:
 	case <-ctx.Done():

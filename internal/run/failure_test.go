@@ -1,6 +1,7 @@
 package run_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/run"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/store"
 )
 
@@ -105,28 +107,55 @@ func (g panicGateway) Open(ctx context.Context, req run.GatewayRequest) (run.End
 
 func (panicEndpoint) Refusal() *run.Refusal { panic("bug") }
 
+// panicDriver's sandboxes panic when they are interrupted.
+type panicDriver struct{ *processDriver }
+
+type panicBox struct{ sandbox.Sandbox }
+
+func (d panicDriver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	box, err := d.processDriver.Start(ctx, spec)
+	return panicBox{box}, err
+}
+
+func (panicBox) Interrupt() error { panic("bug") }
+
 func TestAPanicLeavesNothing(t *testing.T) {
-	f := newFixture(t)
-	r, err := run.New(run.Config{
-		Dir: f.dir, Agent: os.Args[0], Store: f.store, Driver: f.driver, Gateway: panicGateway{f.gateway}, Home: t.TempDir(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	func() {
-		defer func() {
-			if recover() != "bug" {
-				t.Error("the panic was swallowed")
-			}
+	for name, change := range map[string]func(*run.Config, *fakeGateway, *processDriver){
+		"after the sandbox":  func(c *run.Config, g *fakeGateway, _ *processDriver) { c.Gateway = panicGateway{g} },
+		"beside the sandbox": func(c *run.Config, _ *fakeGateway, d *processDriver) { c.Driver = panicDriver{d} },
+	} {
+		f := newFixture(t)
+		cfg := run.Config{Dir: f.dir, Agent: os.Args[0], Store: f.store, Driver: f.driver, Gateway: f.gateway, Home: t.TempDir()}
+		change(&cfg, f.gateway, f.driver)
+		r, err := run.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		func() {
+			defer func() {
+				if recover() != "bug" {
+					t.Errorf("%s: the panic was swallowed", name)
+				}
+			}()
+			ctx, cancel := context.WithCancel(t.Context())
+			r.Run(ctx, f.request("linger"), func(line []byte) {
+				if bytes.Contains(line, []byte("hanging")) {
+					if name == "after the sandbox" {
+						f.driver.killAll()
+					} else {
+						cancel()
+					}
+				}
+			})
+			cancel()
 		}()
-		r.Run(t.Context(), f.request("succeed"), func([]byte) {})
-	}()
-	if n, err := f.Reconcile(t.Context()); n != 1 || err != nil {
-		t.Errorf("Reconcile = %d, %v; want 1", n, err)
+		if n, err := f.Reconcile(t.Context()); n != 1 || err != nil {
+			t.Errorf("%s: Reconcile = %d, %v; want 1", name, n, err)
+		}
+		runs, err := f.store.Runs(t.Context(), store.Filter{})
+		if err != nil || len(runs) != 1 {
+			t.Fatalf("%s: %v, %v", name, runs, err)
+		}
+		f.checkAfter(t, runs[0])
 	}
-	runs, err := f.store.Runs(t.Context(), store.Filter{})
-	if err != nil || len(runs) != 1 {
-		t.Fatalf("%v, %v", runs, err)
-	}
-	f.checkAfter(t, runs[0])
 }

@@ -191,12 +191,19 @@ func (d *processDriver) running() bool {
 	return false
 }
 
+func (d *processDriver) killAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, b := range d.boxes {
+		b.Kill()
+	}
+}
+
 type processBox struct {
 	cmd  *exec.Cmd
 	spec sandbox.Spec
 	done chan struct{}
 	exit sandbox.Exit
-	// reason, when set by a test's driver, is what ended it.
 }
 
 func (b *processBox) Wait() (sandbox.Exit, error) {
