@@ -69,6 +69,12 @@ func (r Request) invocation() agent.Invocation {
 
 // check returns req with its defaults, and Dir with its links resolved.
 func (r *Runner) check(req Request) (Request, error) {
+	switch {
+	case r.cfg.Agent == "":
+		return req, hub.Hint(fmt.Errorf("%w: the claude CLI", hub.ErrNotFound), "get it with `claude-hub agent install`")
+	case r.cfg.Driver == nil || r.cfg.Gateway == nil:
+		return req, fmt.Errorf("%w: this hub has no sandbox or no gateway", hub.ErrNotFound)
+	}
 	if req.Profile.ID == "" || req.Profile.Name == "" {
 		return req, fmt.Errorf("%w: the run names no profile", hub.ErrInvalid)
 	}

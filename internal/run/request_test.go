@@ -111,3 +111,21 @@ func TestAMissingCLIIsAVerdictWithAHint(t *testing.T) {
 		t.Errorf("%s (%q)", r.Verdict, r.Reason)
 	}
 }
+
+func TestWithoutACLIEverythingButRunWorks(t *testing.T) {
+	f := newFixture(t)
+	r, err := run.New(run.Config{Dir: f.dir, Store: f.store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Run(t.Context(), f.request("succeed"), nil); !errors.Is(err, hub.ErrNotFound) || hub.HintOf(err) == "" {
+		t.Errorf("Run: %v; want ErrNotFound with a hint", err)
+	}
+	done, _ := f.run(t, f.request("succeed"))
+	if err := r.Follow(t.Context(), done.ID, &strings.Builder{}); err != nil {
+		t.Errorf("Follow: %v", err)
+	}
+	if n, err := r.Reconcile(t.Context()); n != 0 || err != nil {
+		t.Errorf("Reconcile: %d, %v", n, err)
+	}
+}

@@ -79,12 +79,15 @@ type RefusedError struct{ Refusal }
 
 func (r *RefusedError) Error() string { return string(r.Verdict) + ": " + r.Reason }
 
-// Config configures a [Runner]. All fields are required unless their comment
-// says what zero means.
+// Config configures a [Runner]. Fields are required unless their comment says
+// what zero means.
 type Config struct {
-	Dir     string // the hub's directory
-	Agent   string // path of the claude CLI on this host
-	Store   Store
+	Dir   string // the hub's directory
+	Store Store
+
+	// Agent is the path of the claude CLI on this host. Without it, a driver or a
+	// gateway, [Runner.Run] refuses, and everything else works.
+	Agent   string
 	Driver  sandbox.Driver
 	Gateway Gateway
 
@@ -133,8 +136,8 @@ type Runner struct {
 
 // New returns a runner on an existing hub directory.
 func New(cfg Config) (*Runner, error) {
-	if cfg.Store == nil || cfg.Driver == nil || cfg.Gateway == nil || cfg.Agent == "" {
-		return nil, errors.New("run: Store, Driver, Gateway and Agent are required")
+	if cfg.Store == nil {
+		return nil, errors.New("run: a store is required")
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
@@ -144,8 +147,10 @@ func New(cfg Config) (*Runner, error) {
 		return nil, hub.Hint(fmt.Errorf("%w: hub directory %s", hub.ErrNotFound, dir), "make it with `claude-hub init`")
 	}
 	cfg.Dir = dir
-	if cfg.Agent, err = filepath.Abs(cfg.Agent); err != nil {
-		return nil, fmt.Errorf("finding the claude CLI: %w", err)
+	if cfg.Agent != "" {
+		if cfg.Agent, err = filepath.Abs(cfg.Agent); err != nil {
+			return nil, fmt.Errorf("finding the claude CLI: %w", err)
+		}
 	}
 	if cfg.Home == "" {
 		cfg.Home, _ = os.UserHomeDir() // a user without a home has none to protect
