@@ -195,7 +195,9 @@ func TestEarlyAnswerComesBeforeTheBody(t *testing.T) {
 	s.Inject(simulator.Fault{Endpoint: simulator.EndpointMessages, Kind: simulator.FaultEarlyAnswer})
 	c := client(t, s)
 	body, hold := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), "POST", messagesURL, body)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // a platform that waits for the body waits for ever
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "POST", messagesURL, body)
 	if err != nil {
 		t.Fatal(err)
 	}

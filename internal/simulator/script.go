@@ -228,6 +228,17 @@ func parseDuration(s string) (time.Duration, error) {
 
 var fillChunk = strings.Repeat("The quick brown fox jumps over the lazy dog, again and again.\n", 17)[:1024]
 
+// fillJSON is fillChunk as JSON: streams of megabytes are made of it.
+var fillJSON = quote(fillChunk)
+
+func quote(s string) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return b
+}
+
 func (t *turn) fill(size string) error {
 	n, err := parseSize(size)
 	for ; n > 0; n -= 1024 {

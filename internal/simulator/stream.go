@@ -203,9 +203,9 @@ func (e *events) text(s string) {
 
 // delta sends text, without the maps: streams are made of these.
 func (e *events) delta(s string) {
-	text, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // strings always marshal
+	text := fillJSON
+	if s != fillChunk {
+		text = quote(s)
 	}
 	b := append(make([]byte, 0, len(text)+96), `{"type":"content_block_delta","index":`...)
 	b = strconv.AppendInt(b, int64(e.index), 10)
