@@ -99,6 +99,7 @@ const (
 	refreshLock     = "lock"
 	refreshStatus   = "status.json"
 	refreshAttempts = "attempt-"
+	refreshKept     = "kept-"
 )
 
 // lockRefresh waits for a refresh that is under way and keeps the next one out.
@@ -123,7 +124,8 @@ func (l *Login) refreshDir(profile hub.ProfileID) string {
 }
 
 // forgetRefreshes removes what the refresher keeps of the login that was just
-// replaced: its health, and attempts that nobody came back to.
+// replaced: its health, attempts that nobody came back to, and answers that
+// could not be committed.
 func (l *Login) forgetRefreshes(profile hub.ProfileID) error {
 	dir := l.refreshDir(profile)
 	entries, err := os.ReadDir(dir)
@@ -132,7 +134,7 @@ func (l *Login) forgetRefreshes(profile hub.ProfileID) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if e.Name() == refreshStatus || strings.HasPrefix(e.Name(), refreshAttempts) {
+		if e.Name() == refreshStatus || strings.HasPrefix(e.Name(), refreshAttempts) || strings.HasPrefix(e.Name(), refreshKept) {
 			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}

@@ -218,6 +218,7 @@ func TestNewLoginForgetsTheOldOnesRefreshes(t *testing.T) {
 	state := filepath.Join(d.dir, "refresh", string(d.profile.ID))
 	write(t, filepath.Join(state, "status.json"), `{"health":"login-required"}`, 0o600)
 	write(t, filepath.Join(state, "attempt-1", ".credentials.json"), fakeLogin, 0o600)
+	write(t, filepath.Join(state, "kept-1", ".credentials.json"), fakeLogin, 0o600)
 	write(t, filepath.Join(state, "other"), "", 0o600)
 	if _, err := d.Import(t.Context(), d.profile, signedIn(t)); err != nil {
 		t.Fatal(err)

@@ -17,10 +17,10 @@ import (
 )
 
 // TerminalUI talks to an owner at a terminal, or to a program at the other end
-// of a pipe: then each line of it is one code. Its zero value is of no use; set
-// both fields and don't copy it after the first use.
+// of a pipe: then each line of it is one code. Don't copy
+// it after the first use.
 type TerminalUI struct {
-	In  *os.File  // where the code is pasted
+	In  *os.File  // where the code is pasted; nil means that no code can come
 	Out io.Writer // where the link is shown; the QR code only on a terminal
 
 	lines lines // of In
@@ -33,6 +33,9 @@ func (u *TerminalUI) ShowURL(url string) {
 
 // Code reads one line.
 func (u *TerminalUI) Code(ctx context.Context) (secret.Text, error) {
+	if u.In == nil {
+		return secret.Text{}, noCode(io.EOF)
+	}
 	fmt.Fprint(u.Out, "Paste the code that the page shows, and press Enter: ")
 	u.lines.f = u.In
 	line, err := u.lines.next(ctx)

@@ -196,11 +196,13 @@ func TestSignInWithNoInputAtAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	_, err = d.SignIn(t.Context(), d.profile, &login.TerminalUI{In: null, Out: io.Discard})
-	if !errors.Is(err, hub.ErrCancelled) || !strings.Contains(hub.HintOf(err), "--code-file") {
-		t.Errorf("error = %v with hint %q", err, hub.HintOf(err))
+	for _, in := range []*os.File{null, nil} {
+		_, err = d.SignIn(t.Context(), d.profile, &login.TerminalUI{In: in, Out: io.Discard})
+		if !errors.Is(err, hub.ErrCancelled) || !strings.Contains(hub.HintOf(err), "--code-file") {
+			t.Errorf("error = %v with hint %q", err, hub.HintOf(err))
+		}
+		d.wantNothing()
 	}
-	d.wantNothing()
 }
 
 func TestSetupTokenWithoutATerminal(t *testing.T) {
