@@ -25,7 +25,7 @@ const globalFile = ".claude.json"
 // used for a plain copy of the config directory. They are not the CLI's.
 var ownFiles = []string{
 	"config.yaml", "key", "vault", "hub.db", "hub.db-wal", "hub.db-shm", "refresh", "mirrors",
-	"runs", "hub.sock", "login", "agent", "serve.lock",
+	"runs", "hub.sock", "login", "agent", "agent.json", "serve.lock",
 }
 
 // Import adopts a login that the CLI has made before: dir is its config
