@@ -49,8 +49,11 @@ func (e *Endpoint) handle(c *wire.Conn, r *wire.Request) {
 // malformed answers what is no request.
 func (e *Endpoint) malformed(c *wire.Conn, err error) {
 	f := badRequest("malformed request: " + err.Error())
-	if errors.Is(err, wire.ErrVersion) {
+	switch {
+	case errors.Is(err, wire.ErrVersion):
 		f.status = 505
+	case errors.Is(err, wire.ErrLongHead):
+		f.status = 431
 	}
 	e.g.log.Info("the gateway refused a request", "run", e.lease.Run(), "status", f.status, "reason", f.message)
 	f.write(c)
@@ -79,12 +82,14 @@ func (x *exchange) forward(r *wire.Request) *fault {
 		return f
 	}
 	x.body, x.size = b, b.n
+	defer func() {
+		if x.lease != nil {
+			x.lease.End()
+		}
+	}()
 	answer, f := x.ask()
 	b.release() // from here on nobody sends it again
 	freeBuffer(x.buffer)
-	if x.lease != nil {
-		defer x.lease.End()
-	}
 	if f != nil {
 		return f
 	}

@@ -57,7 +57,7 @@ type fault struct {
 
 // The statuses are chosen by what the CLI makes of them: after 402 and 403 it
 // stops at once and shows the message, the latter as "Failed to authenticate".
-// After 503 it tries again for a while.
+// After 502 and 503 it tries again for a while.
 func badRequest(message string) *fault {
 	return &fault{400, "invalid_request_error", message, Refusal{}}
 }
@@ -90,8 +90,20 @@ func (f *fault) write(c *wire.Conn) {
 	if err != nil { // strings always marshal
 		panic(err)
 	}
-	c.Answer(f.status, b)
+	fields := refusalFields
+	if f.status == 502 || f.status == 503 { // it may be better soon
+		fields = jsonFields
+	}
+	c.Answer(f.status, fields, b)
 }
+
+var (
+	jsonFields = []wire.Field{
+		{Name: []byte("Content-Type"), Value: []byte("application/json")},
+		{Name: []byte("X-Content-Type-Options"), Value: []byte("nosniff")},
+	}
+	refusalFields = append([]wire.Field{{Name: []byte("X-Should-Retry"), Value: []byte("false")}}, jsonFields...)
+)
 
 // hello answers the CLI's question whether somebody is there, which it asks
 // without a token and before its first request.
@@ -100,5 +112,5 @@ func hello(c *wire.Conn, r *wire.Request) {
 	if string(r.Method) == "HEAD" {
 		text = nil
 	}
-	c.Answer(200, text)
+	c.Answer(200, jsonFields, text)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,7 +18,8 @@ type Client struct {
 	dial func(context.Context) (net.Conn, error)
 
 	mu     sync.Mutex
-	idle   []*peer // the longest unused first
+	idle   []*peer     // the longest unused first
+	reaper *time.Timer // nil while none is idle
 	closed bool
 }
 
@@ -39,6 +41,9 @@ func (c *Client) Close() {
 	c.mu.Lock()
 	idle := c.idle
 	c.idle, c.closed = nil, true
+	if c.reaper != nil {
+		c.reaper.Stop()
+	}
 	c.mu.Unlock()
 	for _, p := range idle {
 		p.close()
@@ -48,6 +53,7 @@ func (c *Client) Close() {
 // peer is a connection to the server.
 type peer struct {
 	c      net.Conn
+	raw    net.Conn // below TLS; closing it does not wait for a goodbye to be sent
 	in     input
 	fd     int
 	since  time.Time // when it was last used
@@ -55,7 +61,7 @@ type peer struct {
 }
 
 func (p *peer) close() {
-	p.c.Close()
+	p.raw.Close()
 	p.in.drop()
 }
 
@@ -80,7 +86,7 @@ func (c *Client) get(ctx context.Context, fresh bool) (*peer, bool, error) {
 	if t, ok := nc.(*tls.Conn); ok {
 		raw = t.NetConn()
 	}
-	return &peer{c: nc, in: input{c: nc}, fd: descriptor(raw)}, false, nil
+	return &peer{c: nc, raw: raw, in: input{c: nc}, fd: descriptor(raw)}, false, nil
 }
 
 func (c *Client) pop() *peer {
@@ -100,20 +106,30 @@ func (c *Client) put(p *peer) {
 	p.since = time.Now()
 	p.in.shed()
 	c.mu.Lock()
-	var old *peer
-	switch {
-	case c.closed:
-		old = p
-	case len(c.idle) > 0 && (len(c.idle) >= maxIdle || p.since.Sub(c.idle[0].since) > idleFor):
-		old = c.idle[0]
-		c.idle = append(c.idle[:0], c.idle[1:]...)
-		c.idle = append(c.idle, p)
-	default:
-		c.idle = append(c.idle, p)
+	defer c.mu.Unlock()
+	if c.closed || len(c.idle) >= maxIdle {
+		p.close()
+		return
 	}
-	c.mu.Unlock()
-	if old != nil {
-		old.close()
+	c.idle = append(c.idle, p)
+	if c.reaper == nil {
+		c.reaper = time.AfterFunc(idleFor, c.reap)
+	}
+}
+
+// reap closes what has not been used for long.
+func (c *Client) reap() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reaper = nil
+	n := 0
+	for n < len(c.idle) && time.Since(c.idle[n].since) >= idleFor {
+		c.idle[n].close()
+		n++
+	}
+	c.idle = slices.Delete(c.idle, 0, n)
+	if len(c.idle) > 0 && !c.closed {
+		c.reaper = time.AfterFunc(idleFor-time.Since(c.idle[0].since), c.reap)
 	}
 }
 
@@ -173,7 +189,7 @@ func (c *Client) try(ctx context.Context, p *Parcel, fresh bool) (*Reader, error
 		return nil, fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	r := &Reader{client: c, peer: k}
-	r.unwatch = context.AfterFunc(ctx, func() { k.c.Close() })
+	r.unwatch = context.AfterFunc(ctx, func() { k.raw.Close() })
 	r.sent = p.send(k.c)
 	if err := r.receive(); err != nil {
 		r.drop()
@@ -249,7 +265,7 @@ func (r *Reader) receive() error {
 			return nil
 		}
 	}
-	return errLongHead
+	return ErrLongHead
 }
 
 // Next returns the next bytes of the body, as many as have come, and waits only

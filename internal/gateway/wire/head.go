@@ -1,3 +1,18 @@
+// Package wire speaks HTTP/1.1 on the gateway's two sides, with one goroutine a
+// request: that is less latency, processor time and memory than net/http's
+// general server and client, and it can be stricter.
+//
+//  1. A request that two servers could read in two ways is none: two lengths, bare
+//     line feeds, folded lines, chunk extensions, trailers and the like are refused.
+//     What is accepted, net/http reads in the same way; fuzz targets hold the two
+//     against each other.
+//  2. Everything that a peer sends is bounded: heads, fields, bodies, connections,
+//     and the time that a head or a body may take. A stream may last as long as it
+//     likes.
+//  3. Who leaves is noticed, and what is under way for him is cut: a [Watcher] looks
+//     at the clients, and a request's context cuts the connection to the server.
+//  4. An answer that breaks off is never given a regular end, and a connection on
+//     which something is left unread or unwritten is never used again.
 package wire
 
 import (
@@ -196,7 +211,7 @@ func parseFields(b []byte, into []Field) ([]Field, error) {
 			return nil, errors.New("a control character in a header")
 		}
 		if len(fields) == maxFields {
-			return nil, errLongHead
+			return nil, ErrLongHead
 		}
 		fields = append(fields, Field{name, value})
 		b = rest

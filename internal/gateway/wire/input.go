@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 )
 
@@ -20,7 +19,7 @@ var smallInputs = sync.Pool{New: func() any { b := make([]byte, smallInput); ret
 // input is what has come on a connection and was not taken yet. It is for one
 // goroutine.
 type input struct {
-	c      net.Conn
+	c      io.Reader
 	buffer *[]byte // nil while nothing is held
 	r, w   int     // what is held is between them
 }
@@ -55,7 +54,7 @@ func (in *input) drop() {
 func (in *input) fill(limit int) error {
 	in.room(limit)
 	if in.w == len(*in.buffer) {
-		return errLongHead
+		return ErrLongHead
 	}
 	n, err := in.c.Read((*in.buffer)[in.w:])
 	in.w += n
@@ -94,11 +93,10 @@ func (in *input) enlarge(size int) {
 	in.buffer, in.w = &b, n
 }
 
-// Errors of reading. A peer that causes one is not listened to any longer.
-var (
-	errLongHead = errors.New("the header is too long")
-	errBareLF   = errors.New("a line does not end with CR LF")
-)
+// ErrLongHead means a head that is longer than is taken.
+var ErrLongHead = errors.New("the header is too long")
+
+var errBareLF = errors.New("a line does not end with CR LF")
 
 // head reads up to the empty line that ends a head and returns all of it, which
 // is good until the next call of any method but take. It does not wait for the
@@ -167,7 +165,7 @@ func (in *input) line() ([]byte, error) {
 			return held[:i-1], nil
 		}
 		if len(held) > longest {
-			return nil, fmt.Errorf("%w: a chunk's line", errLongHead)
+			return nil, fmt.Errorf("%w: a chunk's line", ErrLongHead)
 		}
 		if err := in.fill(smallInput); err != nil {
 			if errors.Is(err, io.EOF) {

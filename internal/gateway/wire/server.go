@@ -351,15 +351,13 @@ func (c *Conn) WriteAll(a, b []byte) error {
 	return err
 }
 
-// Answer answers with a JSON text, whole. If that fails the client has left.
-func (c *Conn) Answer(status int, text []byte) {
-	b := c.Begin(nil, Reply{Status: status, Fields: jsonFields, Length: int64(len(text))})
+// Answer answers with a text, whole. If that fails the client has left.
+func (c *Conn) Answer(status int, fields []Field, text []byte) {
+	b := c.Begin(nil, Reply{Status: status, Fields: fields, Length: int64(len(text))})
 	if c.WriteAll(append(b, text...), nil) == nil {
 		c.Finish()
 	}
 }
-
-var jsonFields = []Field{{[]byte("Content-Type"), []byte("application/json")}, {[]byte("X-Content-Type-Options"), []byte("nosniff")}}
 
 // Finish says that the whole reply is written.
 func (c *Conn) Finish() {

@@ -16,6 +16,7 @@ type Watcher struct {
 	mu      sync.Mutex
 	items   []*watched
 	polls   []unix.PollFd
+	looks   int
 	running bool
 	stop    chan struct{}
 	done    chan struct{}
@@ -111,6 +112,7 @@ func (w *Watcher) rest(stop chan struct{}) bool {
 func (w *Watcher) look() (int, []func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.looks++
 	n := len(w.items)
 	if n == 0 {
 		return 0, nil
