@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/claude-hub/claude-hub/internal/sandbox"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
 	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
@@ -132,15 +133,15 @@ func (p *process) supervise(ctx context.Context) {
 	}()
 }
 
-// awaitEnd returns when no process of the sandbox is left. Bubblewrap ends after
-// PID 1, and PID 1 after all others; but bubblewrap may be killed by somebody
-// else, so PID 1 is asked too.
+// awaitEnd returns when no process of the sandbox is left. The kernel lets PID 1
+// end after all others. Bubblewrap's own end, outside, says nothing new, and says
+// it too early if somebody kills bubblewrap.
 func (p *process) awaitEnd() {
-	<-p.ended
 	p.mu.Lock()
 	fd := p.init
 	p.mu.Unlock()
 	if fd < 0 {
+		<-p.ended
 		return
 	}
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
@@ -205,5 +206,5 @@ func (p *process) nextStatus() (boot.Status, error) {
 	if err != nil {
 		return boot.Status{}, err
 	}
-	return boot.ParseStatus(string(line))
+	return shim.ParseStatus(string(line))
 }

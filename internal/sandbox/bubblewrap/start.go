@@ -18,6 +18,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
 	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
@@ -122,7 +123,7 @@ func (p *process) handshake(sockets []string) error {
 		order.Processes = p.spec.Limits.Processes + processSlack
 	}
 	p.pipes.control.SetWriteDeadline(deadline)
-	if err := boot.WriteOrder(p.pipes.control, order); err != nil {
+	if err := shim.WriteOrder(p.pipes.control, order); err != nil {
 		return p.setupError(err)
 	}
 	p.pipes.control.SetWriteDeadline(time.Time{})

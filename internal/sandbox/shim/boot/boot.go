@@ -3,17 +3,15 @@
 // binary spends milliseconds on that, and the command need not wait for it.
 //
 // Go initialises a package as soon as all that it imports are. So this one
-// imports next to nothing, does its work in an init function (the one exception
-// to having none), and hands over to package shim what is left to do. In a
-// process that is not a shim it does nothing.
+// imports next to nothing (a test has the list), does its work in an init function
+// (the one exception to having none), and hands over to package shim what is left
+// to do. In a process that is not a shim it does nothing.
 package boot
 
 import (
 	"errors"
-	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
+	"unsafe"
 )
 
 // ExitSetup is the shim's exit code when the command could not be started.
@@ -33,10 +31,10 @@ var started *Started
 // a shim.
 func Take() *Started { return started }
 
-// patience is how long, in milliseconds, the first half waits for a command that
+// patience is how long, in nanoseconds, the first half waits for a command that
 // ends at once; then, or when the command connects to a port, the program goes on
 // to initialise.
-const patience = 20
+const patience = 20_000_000
 
 func init() {
 	if syscall.Getpid() != 1 || !isShim() {
@@ -67,8 +65,9 @@ func isShim() bool {
 	if err != nil {
 		return false
 	}
-	args := strings.Split(string(line[:n]), "\x00")
-	return len(args) > 1 && args[1] == Arg
+	_, rest, _ := cut(string(line[:n]), 0)
+	arg, _, _ := cut(rest, 0)
+	return arg == Arg
 }
 
 func begin() (*Started, error) {
@@ -95,28 +94,42 @@ func begin() (*Started, error) {
 
 // harden keeps the shim's descriptors and memory to itself.
 func harden() error {
-	err := unix.CloseRange(ControlFD, 1<<20, unix.CLOSE_RANGE_CLOEXEC)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) { // before Linux 5.11
+	_, _, errno := syscall.RawSyscall(sysCloseRange, ControlFD, 1<<20, closeRangeCloexec)
+	if errno == syscall.ENOSYS || errno == syscall.EINVAL { // before Linux 5.11
 		for fd := ControlFD; fd < 256; fd++ {
 			syscall.CloseOnExec(fd)
 		}
-	} else if err != nil {
-		return err
+	} else if errno != 0 {
+		return errno
 	}
 	// Not dumpable: a job of the same user can neither trace the shim nor open its
 	// memory, its descriptors, or its program, which is the host's own file.
-	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if _, _, errno = syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
+// What package syscall does not name. The numbers of system calls this young are
+// the same everywhere.
+const (
+	sysPidfdOpen      = 434
+	sysCloseRange     = 436
+	closeRangeCloexec = 4
+	prSetDumpable     = 4
+	rlimitNproc       = 6
+	pollIn            = 1
+)
+
 func listen(port int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return 0, err
 	}
-	return fd, unix.Listen(fd, 1024)
+	return fd, syscall.Listen(fd, 1024)
 }
 
 // start runs the command. Its limits are the shim's own from here on, since Go
@@ -130,33 +143,34 @@ func start(o Order) (pid int, err error) {
 	if err != nil {
 		return 0, wrap(o.Args[0]+" on the sandbox's PATH", err)
 	}
-	limits := map[int]int64{unix.RLIMIT_CORE: 0}
-	if o.FileSize > 0 {
-		limits[unix.RLIMIT_FSIZE] = o.FileSize
+	err = limit(syscall.RLIMIT_CORE, 0)
+	if err == nil && o.FileSize > 0 {
+		err = limit(syscall.RLIMIT_FSIZE, o.FileSize)
 	}
-	if o.Processes > 0 {
-		limits[unix.RLIMIT_NPROC] = int64(o.Processes)
+	if err == nil && o.Processes > 0 {
+		err = limit(rlimitNproc, int64(o.Processes))
 	}
-	for what, n := range limits {
-		if err := unix.Setrlimit(what, &unix.Rlimit{Cur: uint64(n), Max: uint64(n)}); err != nil {
-			return 0, wrap("setting a limit", err)
-		}
+	if err != nil {
+		return 0, wrap("setting a limit", err)
 	}
 	pid, err = syscall.ForkExec(path, o.Args, &syscall.ProcAttr{Env: o.Env, Files: []uintptr{0, 1, 2}})
 	return pid, wrap("starting "+path, err)
 }
 
+func limit(what int, n int64) error {
+	return syscall.Setrlimit(what, &syscall.Rlimit{Cur: uint64(n), Max: uint64(n)})
+}
+
 // look finds a command as the shell would, by the command's own environment.
 func look(name string, env []string) (string, error) {
-	if strings.Contains(name, "/") {
+	if _, _, slash := cut(name, '/'); slash {
 		return name, nil
 	}
 	for _, kv := range env {
-		list, ok := strings.CutPrefix(kv, "PATH=")
-		if !ok {
-			continue
-		}
-		for dir := range strings.SplitSeq(list, ":") {
+		variable, list, _ := cut(kv, '=')
+		for more := variable == "PATH"; more; {
+			var dir string
+			dir, list, more = cut(list, ':')
 			path := dir + "/" + name
 			var st syscall.Stat_t
 			if syscall.Stat(path, &st) == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG && st.Mode&0o111 != 0 {
@@ -169,17 +183,22 @@ func look(name string, env []string) (string, error) {
 
 // endsSoon reports whether the command ends before anything else needs doing.
 func endsSoon(s *Started) bool {
-	pidfd, err := unix.PidfdOpen(s.Child, 0)
-	if err != nil {
+	pidfd, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(s.Child), 0, 0)
+	if errno != 0 {
 		return false
 	}
-	defer unix.Close(pidfd)
-	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: ControlFD, Events: unix.POLLIN}}
-	for _, fd := range s.Listeners {
-		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	defer syscall.Close(int(pidfd))
+	type pollFD struct {
+		fd              int32
+		events, revents int16
 	}
-	unix.Poll(poll, patience)
-	return poll[0].Revents != 0
+	polls := []pollFD{{fd: int32(pidfd), events: pollIn}, {fd: ControlFD, events: pollIn}}
+	for _, fd := range s.Listeners {
+		polls = append(polls, pollFD{fd: int32(fd), events: pollIn})
+	}
+	wait := syscall.NsecToTimespec(patience)
+	syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&polls[0])), uintptr(len(polls)), uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
+	return polls[0].revents != 0
 }
 
 // Reap waits for all children, the command and the orphans, until the command

@@ -1,12 +1,9 @@
 package boot
 
 import (
-	"encoding/binary"
 	"errors"
 	"io"
-	"math"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -43,43 +40,20 @@ type Forward struct {
 	Socket string
 }
 
-// maxOrder bounds an Order on the wire: an argument list and an environment can't
+// MaxOrder bounds an Order on the wire: an argument list and an environment can't
 // be longer in the kernel either.
-const maxOrder = 8 << 20
+const MaxOrder = 8 << 20
 
-// WriteOrder sends o in one write: its length in 4 bytes, then its fields, each
-// ended by NUL, which none can contain; a list begins with its length.
-func WriteOrder(w io.Writer, o Order) error {
-	fields := []string{o.Dir, strconv.FormatInt(o.FileSize, 10), strconv.Itoa(o.Processes), strconv.Itoa(len(o.Args))}
-	fields = append(fields, o.Args...)
-	fields = append(append(fields, strconv.Itoa(len(o.Env))), o.Env...)
-	fields = append(fields, strconv.Itoa(len(o.Forwards)))
-	for _, f := range o.Forwards {
-		fields = append(fields, strconv.Itoa(f.Port), f.Socket)
-	}
-	data := make([]byte, 4)
-	for _, field := range fields {
-		if strings.ContainsRune(field, 0) {
-			return errors.New("a NUL byte in the command or its environment")
-		}
-		data = append(append(data, field...), 0)
-	}
-	if len(data) > maxOrder {
-		return errors.New("the command and its environment have more than " + strconv.Itoa(maxOrder) + " bytes")
-	}
-	binary.BigEndian.PutUint32(data, uint32(len(data)-4))
-	_, err := w.Write(data)
-	return err
-}
-
-// ReadOrder receives what WriteOrder sent, and not a byte more.
+// ReadOrder receives an order, and not a byte more: its length in 4 bytes, then
+// its fields, each ended by NUL, which none can contain; a list begins with its
+// length.
 func ReadOrder(r io.Reader) (Order, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
 		return Order{}, err
 	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n == 0 || n > maxOrder {
+	n := uint32(size[0])<<24 | uint32(size[1])<<16 | uint32(size[2])<<8 | uint32(size[3])
+	if n == 0 || n > MaxOrder {
 		return Order{}, errors.New("an order of " + strconv.Itoa(int(n)) + " bytes")
 	}
 	data := make([]byte, n)
@@ -91,7 +65,7 @@ func ReadOrder(r io.Reader) (Order, error) {
 
 func parseOrder(data string) (Order, error) {
 	f := fields{rest: data}
-	o := Order{Dir: f.text(), FileSize: f.number(math.MaxInt64), Processes: int(f.number(math.MaxInt32))}
+	o := Order{Dir: f.text(), FileSize: f.number(1<<63 - 1), Processes: int(f.number(1<<31 - 1))}
 	o.Args = f.list()
 	o.Env = f.list()
 	for range f.number(maxForwards) {
@@ -103,6 +77,7 @@ func parseOrder(data string) (Order, error) {
 	return o, nil
 }
 
+// maxForwards bounds the ports of one sandbox.
 const maxForwards = 64
 
 // fields takes an order apart. After the first that is missing or is no
@@ -113,7 +88,7 @@ type fields struct {
 }
 
 func (f *fields) text() string {
-	text, rest, ok := strings.Cut(f.rest, "\x00")
+	text, rest, ok := cut(f.rest, 0)
 	if !ok || f.bad {
 		f.bad = true
 		return ""
@@ -173,31 +148,12 @@ func (s Status) String() string {
 	return "started\n"
 }
 
-// ParseStatus reads one line of the status pipe. A job might have written it.
-func ParseStatus(line string) (Status, error) {
-	bad := errors.New("the sandbox's shim said " + strconv.Quote(line[:min(len(line), 100)]))
-	line, ok := strings.CutSuffix(line, "\n")
-	if !ok {
-		return Status{}, bad
-	}
-	word, rest, _ := strings.Cut(line, " ")
-	first, second, _ := strings.Cut(rest, " ")
-	n, err := strconv.Atoi(first)
-	switch word {
-	case "started":
-		if rest == "" {
-			return Status{Started: true}, nil
-		}
-	case "failed":
-		what, qerr := strconv.Unquote(second)
-		if err == nil && qerr == nil && n >= 0 && n < 4096 {
-			return Status{Failed: &Failure{Errno: syscall.Errno(n), What: what}}, nil
-		}
-	case "exited":
-		sig, serr := strconv.Atoi(second)
-		if err == nil && serr == nil && n >= 0 && n <= 255 && sig >= 0 && sig <= 64 {
-			return Status{Exited: &Exited{Code: n, Signal: syscall.Signal(sig)}}, nil
+// cut is strings.Cut, without package strings.
+func cut(s string, sep byte) (before, after string, found bool) {
+	for i := range len(s) {
+		if s[i] == sep {
+			return s[:i], s[i+1:], true
 		}
 	}
-	return Status{}, bad
+	return s, "", false
 }

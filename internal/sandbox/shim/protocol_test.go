@@ -1,4 +1,4 @@
-package boot_test
+package shim_test
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
 	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
@@ -20,7 +21,7 @@ func TestOrderArrivesAsSent(t *testing.T) {
 		{Args: []string{strings.Repeat("x", 1<<20)}, Env: make([]string, 5000)},
 	} {
 		var wire bytes.Buffer
-		if err := boot.WriteOrder(&wire, order); err != nil {
+		if err := shim.WriteOrder(&wire, order); err != nil {
 			t.Fatal(err)
 		}
 		wire.WriteString("T") // what comes next must stay on the wire
@@ -46,7 +47,7 @@ func TestWriteOrderRefuses(t *testing.T) {
 		"too much": {Args: []string{strings.Repeat("x", 9<<20)}},
 	} {
 		var wire bytes.Buffer
-		if err := boot.WriteOrder(&wire, order); err == nil || wire.Len() > 0 {
+		if err := shim.WriteOrder(&wire, order); err == nil || wire.Len() > 0 {
 			t.Errorf("%s: error %v and %d bytes", name, err, wire.Len())
 		}
 	}
@@ -54,7 +55,7 @@ func TestWriteOrderRefuses(t *testing.T) {
 
 func FuzzReadOrder(f *testing.F) {
 	var wire bytes.Buffer
-	boot.WriteOrder(&wire, boot.Order{Args: []string{"a", "b"}, Env: []string{"A=b"}, Forwards: []boot.Forward{{Port: 1, Socket: "s"}}})
+	shim.WriteOrder(&wire, boot.Order{Args: []string{"a", "b"}, Env: []string{"A=b"}, Forwards: []boot.Forward{{Port: 1, Socket: "s"}}})
 	f.Add(wire.Bytes())
 	f.Add([]byte("\x00\x00\x00\x0c\x000\x000\x00999999\x00"))
 	f.Add([]byte("\xff\xff\xff\xff"))
@@ -65,7 +66,7 @@ func FuzzReadOrder(f *testing.F) {
 			return
 		}
 		var again bytes.Buffer
-		if err := boot.WriteOrder(&again, order); err != nil {
+		if err := shim.WriteOrder(&again, order); err != nil {
 			t.Fatalf("what was read can't be written: %v", err)
 		}
 		if got, err := boot.ReadOrder(&again); err != nil || !reflect.DeepEqual(got, order) {
@@ -82,7 +83,7 @@ func TestStatusArrivesAsSent(t *testing.T) {
 		{Exited: &boot.Exited{Code: 137, Signal: syscall.SIGKILL}},
 	} {
 		line := s.String()
-		if got, err := boot.ParseStatus(line); err != nil || !reflect.DeepEqual(got, s) || strings.Count(line, "\n") != 1 {
+		if got, err := shim.ParseStatus(line); err != nil || !reflect.DeepEqual(got, s) || strings.Count(line, "\n") != 1 {
 			t.Errorf("%q arrives as %v, %v", line, got, err)
 		}
 	}
@@ -93,14 +94,14 @@ func FuzzParseStatus(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		s, err := boot.ParseStatus(line)
+		s, err := shim.ParseStatus(line)
 		if err != nil {
 			return
 		}
 		if e := s.Exited; e != nil && (e.Code < 0 || e.Code > 255 || e.Signal < 0 || e.Signal > 64) {
 			t.Errorf("%q is accepted as %+v", line, *e)
 		}
-		if _, err := boot.ParseStatus(s.String()); err != nil {
+		if _, err := shim.ParseStatus(s.String()); err != nil {
 			t.Errorf("%q is accepted, but not once more: %v", line, err)
 		}
 	})
