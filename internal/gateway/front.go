@@ -95,26 +95,26 @@ func (e *Endpoint) authorize(r *wire.Request) *fault {
 // a kind, are none: whoever reads on might take the other.
 func credential(r *wire.Request) (string, bool) {
 	var bearer, key []byte
+	var bearers, keys int
 	for _, f := range r.Fields {
 		switch {
 		case f.Is("authorization"):
 			scheme, token, _ := bytes.Cut(f.Value, []byte{' '})
-			if bearer != nil || !bytes.EqualFold(scheme, []byte("bearer")) {
+			if !bytes.EqualFold(scheme, []byte("bearer")) {
 				return "", false
 			}
 			bearer = token
+			bearers++
 		case f.Is("x-api-key"):
-			if key != nil {
-				return "", false
-			}
 			key = f.Value
+			keys++
 		}
 	}
-	if bearer == nil {
-		bearer = key
-	}
-	if key != nil && !bytes.Equal(bearer, key) {
+	switch {
+	case bearers > 1 || keys > 1 || bearers+keys == 2 && !bytes.Equal(bearer, key):
 		return "", false
+	case bearers == 0:
+		bearer = key
 	}
 	return string(bearer), bytes.HasPrefix(bearer, []byte(lease.TokenPrefix))
 }

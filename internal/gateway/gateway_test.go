@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -131,15 +132,43 @@ func start(t *testing.T, u *upstream, change ...func(*gateway.Config, *gateway.R
 	if b.Endpoint, err = b.gateway.Open(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	ct := &http.Transport{MaxIdleConnsPerHost: 100}
-	if req.Socket != "" {
-		ct.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", req.Socket)
-		}
-	}
+	ct := &http.Transport{MaxIdleConnsPerHost: 1000, DisableCompression: true}
 	t.Cleanup(ct.CloseIdleConnections)
-	b.client = &http.Client{Transport: ct}
+	b.client = &http.Client{Transport: ct, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return b
+}
+
+func unixClient(t *testing.T, socket string) *http.Client {
+	t.Helper()
+	ct := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
+	t.Cleanup(ct.CloseIdleConnections)
+	return &http.Client{Transport: ct}
+}
+
+func mkdir(t *testing.T, dir string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Mkdir(dir, mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mode(t *testing.T, path string) os.FileMode {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode()
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // post sends body to /v1/messages with the endpoint's own token.
