@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,9 +74,11 @@ func TestANameIsTakenOnce(t *testing.T) {
 }
 
 func TestOfManyCreatorsOneGetsTheName(t *testing.T) {
-	v, err := vault.New(newFileBackend(t), newKey(t), vault.Options{})
+	const rounds = 5
+	b := newFileBackend(t)
+	v, err := vault.New(b, newKey(t), vault.Options{})
 	must(t, err)
-	for round := range 5 {
+	for round := range rounds {
 		name := hub.ProfileName(fmt.Sprint("p", round))
 		var winners atomic.Int32
 		var wg sync.WaitGroup
@@ -96,6 +99,9 @@ func TestOfManyCreatorsOneGetsTheName(t *testing.T) {
 		if _, err := v.Profile(t.Context(), name); err != nil {
 			t.Error(err)
 		}
+	}
+	if keys, err := b.List(t.Context(), "records/"); err != nil || len(keys) != rounds {
+		t.Errorf("records %v, %v; want those of the %d winners", keys, err, rounds)
 	}
 }
 
@@ -142,7 +148,7 @@ func TestSwappedNamesAreRefused(t *testing.T) {
 	claim, err := f.Get(t.Context(), vault.NameKey("alice"), 1<<20)
 	must(t, err)
 	put(t, f, vault.NameKey("bob"), claim)
-	if p, err := v.Profile(t.Context(), "bob"); !errors.Is(err, hub.ErrFormat) {
+	if p, err := v.Profile(t.Context(), "bob"); !errors.Is(err, hub.ErrFormat) || !strings.Contains(err.Error(), "claim") {
 		t.Errorf("alice's claim in bob's place: %v, %v; want ErrFormat", p, err)
 	}
 	got, err := v.Profiles(t.Context())

@@ -311,6 +311,10 @@ func TestALateWriterNeverWins(t *testing.T) {
 			t.Errorf("%d others came between: %v; want ErrConflict", others, err)
 		}
 		newest := hub.Generation(5 + others)
+		h, err := v.History(t.Context(), alice, hub.KindLogin)
+		if err != nil || h[len(h)-1]-h[0] != hub.Generation(len(h)-1) {
+			t.Errorf("%d others came between: history %v, %v; want no trace of the late one", others, h, err)
+		}
 		mustLatest(t, v, alice, hub.KindLogin, newest, fmt.Sprint(newest))
 		if _, err := v.Commit(t.Context(), alice, hub.KindLogin, 5, []byte("late")); !errors.Is(err, hub.ErrConflict) {
 			t.Errorf("%d others came between, and again: %v; want ErrConflict", others, err)
