@@ -20,6 +20,7 @@ import (
 // The pinned CLI, driven by the helper through its door, against each answer of
 // the platform: one token request, and the outcome that the hub relies on.
 func TestRealCLI(t *testing.T) {
+	t.Parallel()
 	claude := hubtest.Claude(t)
 	token := simulator.EndpointToken
 	for name, c := range map[string]struct {
@@ -55,7 +56,8 @@ func TestRealCLI(t *testing.T) {
 			if c.fault.Kind != "" {
 				w.sim.Inject(c.fault)
 			}
-			r := w.refresher(impatient, with("TEST_BACKOFF=1h"))
+			// The CLI and the hub's own question both make do with Node's variable.
+			r := w.refresher(impatient, with("TEST_BACKOFF=1h", "SSL_CERT_FILE="))
 			out, err := r.Refresh(t.Context(), w.profile.ID, true)
 			s := w.status(r)
 			if s.Health != c.health || !strings.Contains(s.Reason, c.reason) {
@@ -181,6 +183,7 @@ func (c *facts) want(what string, ok bool) {
 // is built on the first column; the others show why. If an update changes any of
 // it, this is where it is seen.
 func TestFactsAboutTheCLI(t *testing.T) {
+	t.Parallel()
 	t.Run("auth login", func(t *testing.T) {
 		for name, c := range map[string]struct {
 			fault simulator.Fault

@@ -62,14 +62,14 @@ type HelperConfig struct {
 // It is on its own: SIGTERM, SIGINT and SIGHUP are ignored from here to the end
 // of the process, which comes by itself after one minute or so.
 func HelperMain(ctx context.Context, cfg HelperConfig) (err error) {
-	// Notify, not Ignore: what is ignored stays ignored in the CLI.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	syscall.Umask(0o077)
-	ctx = context.WithoutCancel(ctx)
 	h, err := newHelper(cfg)
 	if err != nil {
 		return err
 	}
+	// Notify, not Ignore: what is ignored stays ignored in the CLI.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	syscall.Umask(0o077)
+	ctx = context.WithoutCancel(ctx)
 	if err := h.place.make(); err != nil {
 		return err
 	}

@@ -108,6 +108,16 @@ func takeLock(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
+// locked reports whether somebody is at work on the profile's tokens.
+func (p place) locked() bool {
+	f, err := os.OpenFile(p.lock(), os.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
+}
+
 // syncDir makes the names in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

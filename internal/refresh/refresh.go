@@ -50,7 +50,7 @@ type Config struct {
 	// Environ is the helper's environment. Nil: this process's.
 	Environ []string
 	// Deadline bounds how long a flight waits for its helper, which goes on after
-	// that. 0: 2 minutes, more than a helper ever takes.
+	// that. 0: 3 minutes, more than a helper ever takes.
 	Deadline time.Duration
 	// MaxWait is how long AccessToken waits for a back-off to pass before it
 	// reports the trouble. 0: 20 s; negative: not at all.
@@ -96,7 +96,7 @@ func New(cfg Config) (*Refresher, error) {
 		cfg.Environ = os.Environ()
 	}
 	if cfg.Deadline == 0 {
-		cfg.Deadline = 2 * time.Minute
+		cfg.Deadline = 3 * time.Minute
 	}
 	if cfg.MaxWait == 0 {
 		cfg.MaxWait = 20 * time.Second
@@ -145,6 +145,7 @@ type entry struct {
 
 	mu     sync.Mutex     // guards what follows; never held during I/O
 	login  *login         // the newest generation seen, decrypted; nil before the first look
+	looked time.Time      // when the vault was last asked whether it is the newest
 	dead   hub.Generation // the newest that a caller reported
 	flight *flight        // the one at work, if any
 	// Of flights that could not even leave a word in the status file:

@@ -28,10 +28,11 @@ type Status struct {
 	LoginDaysLeft  *int           `json:"login_days_left,omitempty"` // whole days, rounded down; nil if not known
 	LastRefresh    time.Time      `json:"last_refresh,omitzero"`
 	LastTry        time.Time      `json:"last_try,omitzero"`
-	LastError      string         `json:"last_error,omitempty"` // of the newest failure since the last rotation
-	Failures       int            `json:"failures,omitempty"`   // in a row
-	NextTry        time.Time      `json:"next_try,omitzero"`    // when the next refresh is due, or the back-off ends
-	Interrupted    bool           `json:"interrupted,omitempty"`
+	LastError      string         `json:"last_error,omitempty"`  // of the newest failure since the last rotation
+	Failures       int            `json:"failures,omitempty"`    // in a row
+	NextTry        time.Time      `json:"next_try,omitzero"`     // when the next refresh is due, or the back-off ends
+	Refreshing     bool           `json:"refreshing,omitempty"`  // a helper is at work
+	Interrupted    bool           `json:"interrupted,omitempty"` // a refresh was, and waits to be finished
 	Spare          *SpareStatus   `json:"spare,omitempty"`
 	ServedBySpare  bool           `json:"served_by_spare,omitempty"`
 	AccessAccepted *bool          `json:"access_accepted,omitempty"` // only after Check with live
@@ -67,7 +68,8 @@ func (r *Refresher) Status(ctx context.Context, profile hub.ProfileID) (Status, 
 		return Status{}, err
 	}
 	s := describe(l, sp, st, r.cfg.Now())
-	s.Profile, s.Interrupted = profile, p.leftovers()
+	s.Profile, s.Refreshing = profile, p.locked()
+	s.Interrupted = !s.Refreshing && p.leftovers()
 	return s, nil
 }
 

@@ -377,6 +377,15 @@ func exchange() error {
 }
 
 func writeCredentials(answer []byte) error {
+	b, err := credentialsOf(answer, os.Getenv("CLAUDE_CODE_OAUTH_REFRESH_TOKEN"))
+	if err != nil {
+		return errors.Join(os.WriteFile(credentialPath(), []byte("{}"), 0o600), errors.New("proxy refused the connection"))
+	}
+	return os.WriteFile(credentialPath(), b, 0o600)
+}
+
+// credentialsOf makes a credential file of the token endpoint's answer.
+func credentialsOf(answer []byte, oldRefresh string) ([]byte, error) {
 	var a struct {
 		Access       string `json:"access_token"`
 		Refresh      string `json:"refresh_token"`
@@ -384,11 +393,11 @@ func writeCredentials(answer []byte) error {
 		LoginExpires int64  `json:"refresh_token_expires_in"`
 		Scope        string `json:"scope"`
 	}
-	if json.Unmarshal(answer, &a) != nil {
-		return errors.Join(os.WriteFile(credentialPath(), []byte("{}"), 0o600), errors.New("proxy refused the connection"))
+	if err := json.Unmarshal(answer, &a); err != nil {
+		return nil, err
 	}
 	if a.Refresh == "" {
-		a.Refresh = os.Getenv("CLAUDE_CODE_OAUTH_REFRESH_TOKEN")
+		a.Refresh = oldRefresh
 	}
 	login := map[string]any{
 		"accessToken": a.Access, "refreshToken": a.Refresh, "expiresAt": time.Now().UnixMilli() + a.Expires*1000,
@@ -397,11 +406,7 @@ func writeCredentials(answer []byte) error {
 	if a.LoginExpires != 0 {
 		login["refreshTokenExpiresAt"] = time.Now().UnixMilli() + a.LoginExpires*1000
 	}
-	b, err := json.Marshal(map[string]any{"claudeAiOauth": login})
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(credentialPath(), b, 0o600)
+	return json.Marshal(map[string]any{"claudeAiOauth": login})
 }
 
 func credentialPath() string {
