@@ -1,20 +1,48 @@
-.PHONY: setup test demo build bench fmt
+# `make demo` and `make test` do all their own set-up.
 
 AGENT := .cache/agent
+TOOLS := .cache/tools
+CLAUDE := $(AGENT)/node_modules/.bin/claude
+
+.PHONY: build setup test lint fuzz demo bench
 
 build:
-	CGO_ENABLED=0 go build -trimpath -o bin/claude-hub ./cmd/claude-hub
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/claude-hub ./cmd/claude-hub
 
 setup: $(AGENT)/.installed
-	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq bubblewrap; } || \
-		{ echo "bubblewrap is missing. Type: sudo apt-get install bubblewrap" >&2; exit 1; }
+	@scripts/debian-packages bubblewrap:bwrap
 
+# The pinned claude CLI, for tests and the demo; a user's own comes with `claude-hub agent install`.
 $(AGENT)/.installed: internal/agent/cli/package.json internal/agent/cli/package-lock.json
-	mkdir -p $(AGENT)
+	@mkdir -p $(AGENT)
 	cp internal/agent/cli/package.json internal/agent/cli/package-lock.json $(AGENT)/
 	cd $(AGENT) && npm ci --no-audit --no-fund --loglevel=error
-	touch $@
+	@touch $@
 
-test: setup
-	go vet ./...
-	go test -race ./...
+demo: setup build
+	PATH="$(CURDIR)/$(AGENT)/node_modules/.bin:$$PATH" bin/claude-hub demo $(DEMO)
+
+test: setup lint
+	go test -race -timeout 20m ./...
+
+# The linter is pinned in a module of its own, so that its dependencies are not ours. The database
+# of known vulnerabilities is on the network: where it can't be reached, that is said, and no failure.
+lint: $(TOOLS)/.built
+	test -z "$$(gofmt -l cmd internal)" || { gofmt -l cmd internal; exit 1; }
+	$(TOOLS)/golangci-lint run ./...
+	@scripts/govulncheck $(TOOLS)/govulncheck
+
+$(TOOLS)/.built: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	go build -modfile=tools/go.mod -o $(TOOLS)/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint golang.org/x/vuln/cmd/govulncheck
+	@touch $@
+
+# Each fuzz target for a while; `make test` runs their seeds.
+FUZZTIME ?= 30s
+fuzz:
+	@scripts/fuzz $(FUZZTIME)
+
+# Every figure that the project claims, each with a baseline from the same run.
+bench: setup build
+	@scripts/debian-packages nginx-light:nginx caddy
+	@scripts/bench $(BENCH)
