@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
 	"github.com/claude-hub/claude-hub/internal/simulator"
@@ -62,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"counts":   cmdCounts,
 			"await":    cmdAwait,
 			"large":    cmdLarge,
+			"lastrun":  cmdLastRun,
 		},
 	})
 }
@@ -176,4 +179,18 @@ func cmdLarge(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.Repeat([]byte("word "), n/5), 0o600))
+}
+
+// lastrun waits until there is a run, and sets RUN to the newest one's ID.
+func cmdLastRun(ts *testscript.TestScript, _ bool, _ []string) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec("claude-hub", "runs", "--json", "-n", "1"))
+		var runs []hub.Run
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &runs))
+		if len(runs) > 0 {
+			ts.Setenv("RUN", string(runs[0].ID))
+			return
+		}
+	}
+	ts.Fatalf("no run appeared")
 }

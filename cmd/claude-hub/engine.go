@@ -1,17 +1,21 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 
+	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/api"
 	"github.com/claude-hub/claude-hub/internal/gateway"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/refresh"
 	"github.com/claude-hub/claude-hub/internal/run"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
 	"github.com/claude-hub/claude-hub/internal/server"
 	"github.com/claude-hub/claude-hub/internal/store"
@@ -56,8 +60,8 @@ type local struct {
 	refresher *refresh.Refresher
 	gateway   *gateway.Gateway
 	store     *store.Store
-	runner    *run.Runner // nil if there is no claude CLI: leases work without
-	noAgent   error       // why runner is nil
+	runner    *run.Runner
+	noAgent   error // why the runner can't run, if it can't: leases work without a CLI
 }
 
 func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local, error) {
@@ -74,10 +78,33 @@ func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local,
 		return nil, errors.Join(err, gw.Close())
 	}
 	e := &local{home: h, refresher: refresher, gateway: gw, store: runs}
-	if e.runner, err = a.newRunner(ctx, e, log); err != nil {
-		e.noAgent = err
+	cfg := run.Config{
+		Dir: h.dir, Store: runs, Gateway: leasing{gw}, Platform: platform{h.vault, refresher},
+		Environ: a.environ, Home: a.getenv("HOME"), Log: log,
+	}
+	if cfg.Agent, cfg.Driver, e.noAgent = h.sandboxParts(ctx, log); e.noAgent != nil {
+		cfg.Agent, cfg.Driver = "", nil
+	}
+	if e.runner, err = run.New(cfg); err == nil {
+		_, err = e.runner.Reconcile(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
+}
+
+// sandboxParts returns the CLI, checked, and what to confine it with.
+func (h *home) sandboxParts(ctx context.Context, log *slog.Logger) (string, sandbox.Driver, error) {
+	path, err := h.agentPath()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := checkAgent(ctx, h.dir, path); err != nil {
+		return "", nil, err
+	}
+	driver, err := bubblewrap.New(bubblewrap.Config{Log: log})
+	return path, driver, err
 }
 
 func (a *app) newRefresher(h *home, log *slog.Logger) (*refresh.Refresher, error) {
@@ -90,44 +117,26 @@ func (a *app) newRefresher(h *home, log *slog.Logger) (*refresh.Refresher, error
 	})
 }
 
-func (a *app) newRunner(ctx context.Context, e *local, log *slog.Logger) (*run.Runner, error) {
-	path, err := e.home.agentPath()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkAgent(ctx, e.home.dir, path); err != nil {
-		return nil, err
-	}
-	driver, err := bubblewrap.New(bubblewrap.Config{Log: log})
-	if err != nil {
-		return nil, err
-	}
-	runner, err := run.New(run.Config{
-		Dir: e.home.dir, Agent: path, Store: e.store, Driver: driver, Gateway: leasing{e.gateway},
-		Platform: platform{e.home.vault, e.refresher}, Environ: a.environ, Home: a.getenv("HOME"), Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	_, err = runner.Reconcile(ctx)
-	return runner, err
-}
-
 // Close ends every lease and waits for what is under way.
 func (e *local) Close() error { return errors.Join(e.gateway.Close(), e.store.Close()) }
 
 // Run carries out one run.
 func (e *local) Run(ctx context.Context, req api.RunRequest, event func([]byte)) (hub.Run, error) {
-	if e.runner == nil {
+	if e.noAgent != nil {
 		return hub.Run{}, e.noAgent
 	}
 	profile, err := e.home.profile(ctx, string(req.Profile))
 	if err != nil {
 		return hub.Run{}, err
 	}
+	status, err := e.refresher.Status(ctx, profile.ID)
+	if err != nil {
+		return hub.Run{}, err
+	}
 	return e.runner.Run(ctx, run.Request{
-		Profile: profile, Dir: req.Dir, Prompt: req.Prompt, Model: req.Model, Timeout: req.Timeout,
+		Profile: profile, Dir: req.Dir, Prompt: req.Prompt, Model: req.Model, Resume: req.Resume, Timeout: req.Timeout,
 		Limits: req.Limits, Delivery: req.Delivery, AllowedTools: req.AllowedTools,
+		Plan: run.Plan{Subscription: status.Plan, RateLimitTier: status.RateLimitTier},
 	}, event)
 }
 
@@ -179,8 +188,8 @@ func (l leased) Refusal() *run.Refusal {
 // runBook is what the commands that look at runs need, without a refresher or a
 // gateway.
 type runBook struct {
-	dir   string
-	store *store.Store
+	store  *store.Store
+	runner *run.Runner
 }
 
 func (a *app) openRuns(ctx context.Context) (*runBook, error) {
@@ -192,7 +201,14 @@ func (a *app) openRuns(ctx context.Context) (*runBook, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runBook{dir: h.dir, store: s}, nil
+	r, err := run.New(run.Config{Dir: h.dir, Store: s})
+	if err == nil {
+		_, err = r.Reconcile(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return &runBook{s, r}, nil
 }
 
 func (b *runBook) Close() error { return b.store.Close() }
@@ -207,4 +223,24 @@ func (b *runBook) list(ctx context.Context, profile string, limit int, running b
 		f.Profile = name
 	}
 	return b.store.Runs(ctx, f)
+}
+
+// logs calls event with each line of a run's log, and with those to come if
+// follow is set.
+func (b *runBook) logs(ctx context.Context, id hub.RunID, follow bool, event func([]byte)) error {
+	r, w := io.Pipe()
+	go func() {
+		if follow {
+			w.CloseWithError(b.runner.Follow(ctx, id, w))
+		} else {
+			w.CloseWithError(b.runner.Log(id, w))
+		}
+	}()
+	defer r.Close() // ends the writer, whatever ends the reader
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), agent.MaxLine+1)
+	for lines.Scan() {
+		event(lines.Bytes())
+	}
+	return lines.Err()
 }

@@ -87,7 +87,7 @@ func runForwarding(cmd *exec.Cmd) error {
 		select {
 		case s := <-signals:
 			if s != os.Interrupt || !isTerminal(cmd.Stdin) {
-				cmd.Process.Signal(s) //nolint:errcheck // it may have ended
+				cmd.Process.Signal(s) // it may have ended
 			}
 		case err := <-ended:
 			return commandStatus(err)

@@ -11,10 +11,8 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/api"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/run"
 )
-
-// maxPrompt bounds what is read as a prompt, in bytes; a run refuses more.
-const maxPrompt = 2 << 20
 
 type runOptions struct {
 	profile  *string
@@ -48,7 +46,7 @@ and the last line is the run's record.`,
 	f := c.Flags()
 	f.StringVarP(&o.dir, "dir", "d", "", "the workspace (default: the current directory)")
 	f.StringVarP(&o.model, "model", "m", "", "the model (default: the CLI's choice)")
-	f.StringVar(&o.resume, "resume", "", "go on with the conversation of an earlier run, by its agent_session")
+	f.StringVar(&o.resume, "resume", "", "go on with the conversation of an earlier run, by its ID")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Minute, "how long the run may take")
 	f.StringVar(&o.delivery, "delivery", string(hub.DeliveryInject), "inject: no token in the sandbox; copy: a working copy of the captured state, with the access token")
 	f.StringSliceVar(&o.tools, "allowed-tools", nil, "the CLI's tools to allow (default: all)")
@@ -93,9 +91,15 @@ func (a *app) runRequest(o runOptions, prompt string) (api.RunRequest, error) {
 	if err != nil {
 		return api.RunRequest{}, fmt.Errorf("finding the workspace: %w", err)
 	}
+	resume := hub.RunID("")
+	if o.resume != "" {
+		if resume, err = hub.ParseRunID(o.resume); err != nil {
+			return api.RunRequest{}, err
+		}
+	}
 	limits, err := o.limits.limits()
 	return api.RunRequest{
-		Profile: name, Dir: dir, Prompt: text, Model: o.model, Resume: o.resume, Timeout: o.timeout,
+		Profile: name, Dir: dir, Prompt: text, Model: o.model, Resume: resume, Timeout: o.timeout,
 		Limits: limits, Delivery: hub.Delivery(o.delivery), AllowedTools: o.tools,
 	}, err
 }
@@ -104,12 +108,12 @@ func (a *app) readPrompt(arg string) (string, error) {
 	if arg != "-" {
 		return arg, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(a.stdin, maxPrompt+1))
+	data, err := io.ReadAll(io.LimitReader(a.stdin, run.MaxPrompt+1))
 	if err != nil {
 		return "", fmt.Errorf("reading the prompt from standard input: %w", err)
 	}
-	if len(data) > maxPrompt {
-		return "", fmt.Errorf("%w: the prompt has more than %d bytes", hub.ErrTooLarge, maxPrompt)
+	if len(data) > run.MaxPrompt {
+		return "", hub.Hint(fmt.Errorf("%w: the prompt has more than %d bytes", hub.ErrInvalid, run.MaxPrompt), "put the text into a file of the workspace and name it in the prompt")
 	}
 	return string(data), nil
 }
@@ -274,7 +278,7 @@ func (a *app) cancelCommand() *cobra.Command {
 				return err
 			}
 			defer runs.Close()
-			return runs.cancel(c.Context(), id)
+			return runs.runner.Cancel(c.Context(), id)
 		},
 	}
 }

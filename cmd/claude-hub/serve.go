@@ -82,7 +82,7 @@ func lockDaemon(dir string) (unlock func(), err error) {
 	if err := os.WriteFile(path, []byte(words), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing %s: %w", path, err), lock.Unlock())
 	}
-	return func() { lock.Unlock() }, nil //nolint:errcheck // the kernel does it at the latest
+	return func() { lock.Unlock() }, nil // the kernel does it at the latest
 }
 
 func readSmall(path string) (string, error) {

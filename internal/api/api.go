@@ -24,7 +24,7 @@ type RunRequest struct {
 	Dir          string          `json:"dir"`     // the workspace, absolute
 	Prompt       string          `json:"prompt"`
 	Model        string          `json:"model,omitempty"`   // empty: the CLI's choice
-	Resume       string          `json:"resume,omitempty"`  // the CLI's session ID of an earlier run
+	Resume       hub.RunID       `json:"resume,omitempty"`  // an earlier run, whose conversation to go on with
 	Timeout      time.Duration   `json:"timeout,omitempty"` // nanoseconds; zero: 30 minutes
 	Limits       hub.Limits      `json:"limits"`
 	Delivery     hub.Delivery    `json:"delivery,omitempty"`
