@@ -75,9 +75,8 @@ func throughProxy(c net.Conn, proxy *url.URL, address string) (net.Conn, error) 
 
 // resume returns a reader of what header holds unread, and then of r.
 func resume(header *bufio.Reader, r io.Reader) io.Reader {
-	early := make([]byte, header.Buffered())
-	io.ReadFull(header, early) // all of it is in memory
-	return io.MultiReader(bytes.NewReader(early), r)
+	early, _ := header.Peek(header.Buffered()) // all of it is in memory
+	return io.MultiReader(bytes.NewReader(bytes.Clone(early)), r)
 }
 
 // tunnel is a connection of which some bytes were read already.

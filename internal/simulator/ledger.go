@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -172,8 +171,8 @@ type grantError struct {
 
 func (e *grantError) Error() string { return e.code + ": " + e.description }
 
-func invalidGrant(format string, args ...any) *grantError {
-	return &grantError{code: "invalid_grant", description: fmt.Sprintf(format, args...)}
+func invalidGrant(description string) *grantError {
+	return &grantError{code: "invalid_grant", description: description}
 }
 
 // rotation is what a refresh came to.

@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -120,7 +121,7 @@ func (s *Simulator) readMessages(r *http.Request) (messageRequest, *reply) {
 		s.count(func(c *Counters) { c.BadRequests++ })
 		return in, apiError(status, kind, fmt.Sprintf(format, args...))
 	}
-	if err == errTooLarge {
+	if errors.Is(err, errTooLarge) {
 		return bad(http.StatusRequestEntityTooLarge, "request_too_large", "Request exceeds the maximum size")
 	}
 	if err != nil {

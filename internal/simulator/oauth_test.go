@@ -420,7 +420,8 @@ func TestAuthorizePageRefuses(t *testing.T) {
 func TestSameSeedSameTokens(t *testing.T) {
 	a, _ := start(t, simulator.Config{Seed: 7})
 	b, _ := start(t, simulator.Config{Seed: 7})
-	if a.SetupToken() != b.SetupToken() || a.SetupToken() == a.SetupToken() {
+	first, second := a.SetupToken(), a.SetupToken()
+	if first != b.SetupToken() || first == second {
 		t.Error("tokens do not follow the seed")
 	}
 }
