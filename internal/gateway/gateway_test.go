@@ -64,6 +64,17 @@ func (u *upstream) last(t *testing.T) (*http.Request, string) {
 	return u.requests[len(u.requests)-1], u.bodies[len(u.bodies)-1]
 }
 
+func newServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func cancellable(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithCancel(r.Context())
+}
+
 func startUpstream(t *testing.T, answer http.HandlerFunc) *upstream {
 	t.Helper()
 	u := &upstream{}
