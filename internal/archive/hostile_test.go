@@ -78,14 +78,16 @@ func newWorld(t testing.TB) *world {
 
 // mustRefuse unpacks r and holds that it is refused with kind, and that nothing
 // has changed, inside or outside.
-func (w *world) mustRefuse(t testing.TB, r io.Reader, l archive.Limits, kind error) {
+func (w *world) mustRefuse(t testing.TB, r io.Reader, l archive.Limits, kind error) error {
 	t.Helper()
-	if _, err := archive.Unpack(r, w.to, l); !errors.Is(err, kind) {
+	_, err := archive.Unpack(r, w.to, l)
+	if !errors.Is(err, kind) {
 		t.Errorf("Unpack: %v; want %v", err, kind)
 	}
 	if diff := cmp.Diff(w.before, survey(t, w.dir)); diff != "" {
 		t.Errorf("the tree changed (-before +after):\n%s", diff)
 	}
+	return err
 }
 
 func TestHostileEntriesAreRefused(t *testing.T) {
@@ -261,24 +263,25 @@ func TestBombsAreStoppedAtTheCaps(t *testing.T) {
 		limits archive.Limits
 		write  func(*tar.Writer) error
 		kind   error
+		text   string
 	}{
-		{"100 GB of zeros in one file", archive.Limits{File: 1 << 40, Bytes: 1 << 40}, func(w *tar.Writer) error {
-			return bomb(w, 1, 100<<30, zeros)
-		}, hub.ErrTooLarge}, // stopped by the ratio
+		{"100 GB of zeros, 200 MiB a file", archive.Limits{}, func(w *tar.Writer) error {
+			return bomb(w, 512, 200<<20, zeros)
+		}, hub.ErrTooLarge, "200 times its size"}, // after 64 MiB; the byte cap comes at 1 GiB
 		{"a file beyond the file cap", archive.Limits{}, func(w *tar.Writer) error {
 			return bomb(w, 1, 300<<20, zeros)
-		}, hub.ErrTooLarge},
+		}, hub.ErrTooLarge, "314572800 bytes"},
 		{"files beyond the byte cap", archive.Limits{Bytes: 10 << 20}, func(w *tar.Writer) error {
 			return bomb(w, 100, 1<<20, zeros)
-		}, hub.ErrTooLarge},
+		}, hub.ErrTooLarge, "more than 10485760 bytes"},
 		{"a million empty files", archive.Limits{Entries: 500}, func(w *tar.Writer) error {
 			return bomb(w, 1_000_000, 0, nil)
-		}, hub.ErrTooLarge},
+		}, hub.ErrTooLarge, "more than 500 files"},
 		{"a 10 MB header", archive.Limits{}, func(w *tar.Writer) error {
 			return w.WriteHeader(&tar.Header{
 				Typeflag: tar.TypeReg, Name: "files/a", PAXRecords: map[string]string{"CLAUDE.big": strings.Repeat("x", 10<<20)},
 			})
-		}, hub.ErrFormat},
+		}, hub.ErrFormat, ""},
 		{"megabytes of headers on each file", archive.Limits{Bytes: 1 << 20, Entries: 1000}, func(w *tar.Writer) error {
 			for i := 0; ; i++ {
 				h := tar.Header{
@@ -288,20 +291,22 @@ func TestBombsAreStoppedAtTheCaps(t *testing.T) {
 					return err
 				}
 			}
-		}, hub.ErrTooLarge},
+		}, hub.ErrTooLarge, ""},
 		{"a manifest that does not end", archive.Limits{Bytes: 1 << 30, Ratio: 1 << 30}, func(w *tar.Writer) error {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "manifest.json", Size: 1 << 30}); err != nil {
 				return err
 			}
 			return fill(w, 1<<30, zeros)
-		}, hub.ErrTooLarge},
+		}, hub.ErrTooLarge, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newWorld(t)
 			var before, after runtime.MemStats
 			bomb := stream(t, tc.write)
 			runtime.ReadMemStats(&before)
-			w.mustRefuse(t, bomb, tc.limits, tc.kind)
+			if err := w.mustRefuse(t, bomb, tc.limits, tc.kind); err != nil && !strings.Contains(err.Error(), tc.text) {
+				t.Errorf("stopped by %q; want %q", err, tc.text)
+			}
 			runtime.ReadMemStats(&after)
 			// All that was ever allocated, so more than what was held at once; the
 			// bomb's own writer counts too.
