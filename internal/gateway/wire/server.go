@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -25,6 +26,8 @@ type Server struct {
 	Watcher *Watcher
 	// MaxConns bounds the connections; further ones wait to be accepted.
 	MaxConns int
+	// Timeouts bound what a client may take. Zero ones mean the usual.
+	Timeouts Timeouts
 
 	ctx    context.Context // of all connections, until Close
 	cancel context.CancelCauseFunc
@@ -37,12 +40,17 @@ type Server struct {
 	listen  net.Listener
 }
 
+// Timeouts are how long a client may take. None of them touches an answer, which
+// may last as long as it likes.
+type Timeouts struct {
+	Idle time.Duration // between requests; zero means 5 minutes
+	Head time.Duration // for a head that has begun; zero means 10 seconds
+	Body time.Duration // for a body that has not come with its head; zero means a minute
+}
+
 // Bounds of a connection.
 const (
 	maxHead     = 64 << 10
-	headTimeout = 10 * time.Second // from its first byte
-	idleTimeout = 5 * time.Minute
-	bodyTimeout = time.Minute
 	lingerBytes = 1 << 20
 	lingerFor   = time.Second
 )
@@ -52,6 +60,9 @@ func (s *Server) Start(l net.Listener) {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background()) // the server's own life
 	s.listen, s.conns = l, make(map[*Conn]struct{})
 	s.slots = make(chan struct{}, s.MaxConns)
+	s.Timeouts.Idle = cmp.Or(s.Timeouts.Idle, 5*time.Minute)
+	s.Timeouts.Head = cmp.Or(s.Timeouts.Head, 10*time.Second)
+	s.Timeouts.Body = cmp.Or(s.Timeouts.Body, time.Minute)
 	s.serving.Add(1)
 	go s.accept()
 }
@@ -188,10 +199,10 @@ func (c *Conn) serve() {
 func (c *Conn) one() bool {
 	s := c.server
 	c.answer, c.body = unanswered, 0
-	if c.raw.SetReadDeadline(time.Now().Add(idleTimeout)) != nil {
+	if c.raw.SetReadDeadline(time.Now().Add(s.Timeouts.Idle)) != nil {
 		return false
 	}
-	head, err := c.in.head(maxHead, func() error { return c.raw.SetReadDeadline(time.Now().Add(headTimeout)) })
+	head, err := c.in.head(maxHead, func() error { return c.raw.SetReadDeadline(time.Now().Add(s.Timeouts.Head)) })
 	if err == nil {
 		c.request, err = ParseRequest(head, c.fields)
 	}
@@ -253,7 +264,7 @@ func (c *Conn) ReadBody(limit int64, buffer func(used, n int) []byte) (int, erro
 		}
 	}
 	if length < 0 || int64(len(c.in.held())) < length {
-		if err := c.raw.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		if err := c.raw.SetReadDeadline(time.Now().Add(c.server.Timeouts.Body)); err != nil {
 			return 0, errors.Join(ErrBodyBroken, err)
 		}
 	}

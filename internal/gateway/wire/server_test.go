@@ -285,3 +285,41 @@ func TestCloseCutsConnectionsAndWaitsForHandlers(t *testing.T) {
 		t.Error("the listener goes on")
 	}
 }
+
+func TestTimeoutsEndSlowClientsButNoStream(t *testing.T) {
+	const short = 50 * time.Millisecond
+	f := startFront(t, "tcp", func(c *wire.Conn, r *wire.Request) {
+		if string(r.Method) == "POST" {
+			echo(c, r)
+			return
+		}
+		c.WriteAll(c.Begin(nil, wire.Reply{Status: 200, Length: -1}), nil)
+		for range 10 {
+			time.Sleep(short / 2) // longer than every timeout, in all
+			c.WriteAll(wire.AppendChunk(nil, []byte("ping ")), nil)
+		}
+		c.WriteAll([]byte(wire.LastChunk), nil)
+		c.Finish()
+	}, func(s *wire.Server) { s.Timeouts = wire.Timeouts{Idle: short, Head: short, Body: short} })
+	for name, c := range map[string]struct {
+		request, want string // "" : no answer
+	}{
+		"a stream":        {getHead, strings.Repeat("ping ", 10)},
+		"nothing":         {"", ""},
+		"half a head":     {"GET / HTTP/1.1\r\nHo", ""},
+		"half a body":     {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "the body did not come whole"},
+		"half the chunks": {chunkedHead + "5\r\nha", "the body did not come whole"},
+	} {
+		nc, br := f.dial(t)
+		io.WriteString(nc, c.request)
+		if c.want == "" {
+			if _, err := br.ReadByte(); err == nil {
+				t.Errorf("%s: was answered", name)
+			}
+			continue
+		}
+		if _, got := answer(t, br); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: %q; want %q", name, got, c.want)
+		}
+	}
+}
