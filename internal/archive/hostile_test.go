@@ -374,7 +374,10 @@ func TestSparseFilesAreRefused(t *testing.T) {
 func TestHugeWindowIsRefused(t *testing.T) {
 	// A frame header that asks for a window of 2 GiB, and a block of nothing.
 	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00}
-	newWorld(t).mustRefuse(t, bytes.NewReader(frame), archive.Limits{}, hub.ErrFormat)
+	err := newWorld(t).mustRefuse(t, bytes.NewReader(frame), archive.Limits{}, hub.ErrFormat)
+	if err != nil && !strings.Contains(err.Error(), "window") {
+		t.Errorf("refused for another reason: %v", err)
+	}
 }
 
 func TestUnpackTakesAnEmptyDirectoryOfOurOwn(t *testing.T) {

@@ -361,6 +361,35 @@ func TestNewer(t *testing.T) {
 	}
 }
 
+// probed counts what is asked of a file backend.
+type probed struct {
+	*vault.FileBackend
+	probes, lists int
+}
+
+func (p *probed) Exists(ctx context.Context, key string) (bool, error) {
+	p.probes++
+	return p.FileBackend.Exists(ctx, key)
+}
+
+func (p *probed) List(ctx context.Context, prefix string) ([]string, error) {
+	p.lists++
+	return p.FileBackend.List(ctx, prefix)
+}
+
+func TestNewerCostsTwoProbesAtMost(t *testing.T) {
+	b := &probed{FileBackend: newFileBackend(t)}
+	v, err := vault.New(b, newKey(t), vault.Options{})
+	must(t, err)
+	commits(t, v, alice, hub.KindLogin, 0, 15)
+	for gen := hub.Generation(1); gen <= 15; gen++ {
+		b.probes, b.lists = 0, 0
+		if _, err := v.Newer(t.Context(), alice, hub.KindLogin, gen); err != nil || b.probes > 2 || b.lists > 0 {
+			t.Errorf("Newer(%d): %v, %d probes, %d lists", gen, err, b.probes, b.lists)
+		}
+	}
+}
+
 func TestGenerationOpensNothing(t *testing.T) {
 	v, f := newVault(t, vault.Options{})
 	commits(t, v, alice, hub.KindLogin, 0, 3)
