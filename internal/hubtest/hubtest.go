@@ -3,10 +3,13 @@
 package hubtest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
+	"time"
 )
 
 // Claude returns the path of the pinned claude CLI. The test fails, and says how
@@ -28,4 +31,30 @@ func Root(t testing.TB) string {
 		t.Fatal("no caller information")
 	}
 	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+// Row prints one line of `make bench`: what was measured, the value, and what it
+// is measured against in the same run. A ratio of zero is left out. The mark at
+// its start is for scripts/bench, which takes it off.
+func Row(name, value, baseline, baselineValue string, ratio float64) {
+	last := ""
+	if ratio != 0 {
+		last = fmt.Sprintf("%.2f", ratio)
+	}
+	fmt.Printf("\nrow: "+RowFormat, name, value, baseline, baselineValue, last)
+}
+
+// RowFormat is the format of a row's five texts.
+const RowFormat = "%-46s %12s   %-22s %12s %8s\n"
+
+// Milliseconds and Microseconds give a duration as a row has it.
+func Milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/1e6) }
+
+// Microseconds is like Milliseconds.
+func Microseconds(d time.Duration) string { return fmt.Sprintf("%.0f µs", float64(d)/1e3) }
+
+// Median returns the middle of d, which it sorts.
+func Median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
 }
