@@ -143,21 +143,3 @@ func takeOver(hubDir string, id hub.RunID) (*directory, error) {
 	d.lock = f
 	return d, nil
 }
-
-// removeTree removes what a job has left, also directories that it has closed
-// to their owner.
-func removeTree(path string) error {
-	if os.RemoveAll(path) == nil {
-		return nil
-	}
-	err := filepath.WalkDir(path, func(p string, entry fs.DirEntry, _ error) error {
-		if entry == nil || !entry.IsDir() { // never a link: WalkDir does not follow them
-			return nil
-		}
-		return os.Chmod(p, 0o700)
-	})
-	if again := os.RemoveAll(path); again != nil {
-		return errors.Join(err, again)
-	}
-	return nil
-}

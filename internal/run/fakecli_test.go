@@ -40,7 +40,7 @@ func fakeCLI() int {
 		say(`{"type":"result","subtype":"success","is_error":%v,"session_id":"0f0e0d0c-0000-4000-8000-000000000001","result":%s%s}`, isError, b, more)
 	}
 	say(`{"type":"system","subtype":"init","session_id":"0f0e0d0c-0000-4000-8000-000000000001","model":"m","cwd":"/w"}`)
-	word, _, _ := strings.Cut(string(input), " ")
+	word, rest, _ := strings.Cut(string(input), " ")
 	switch word {
 	case "succeed":
 		result("all done", false, `,"total_cost_usd":0.25,"usage":{"input_tokens":7,"output_tokens":3},"modelUsage":{"m":{}}`)
@@ -116,6 +116,16 @@ func fakeCLI() int {
 		os.Chmod(filepath.Join(home, "a"), 0)
 		os.WriteFile("made", []byte("by the job"), 0o644)
 		result("messy", false, "")
+	case "trap": // what lies in wait for whoever reads and removes the home
+		if err := setTrap(os.Getenv(cliHome), rest); err != nil {
+			result(err.Error(), true, "")
+			return 1
+		}
+		result("set", false, "")
+	case "print": // what the prompt says, as it stands
+		out.WriteString(rest + "\n")
+		result("printed", false, "")
+		out.Flush()
 	default:
 		return 99
 	}

@@ -26,24 +26,54 @@ func (x *execution) keepSession() error {
 	if (agent.Invocation{Prompt: "-", Resume: x.record.AgentSession}).Check() != nil || x.record.AgentSession == "" {
 		return nil // not a name that could be looked for
 	}
-	root, err := os.OpenRoot(x.dir.in(configDir))
+	root, err := os.OpenRoot(x.dir.in(homeDir)) // the job can change everything in it, but not itself
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	names, err := fs.Glob(root.FS(), "projects/*/"+x.record.AgentSession+".jsonl")
-	if err != nil || len(names) == 0 {
+	project, text, err := findTranscript(root, x.record.AgentSession+".jsonl")
+	if err != nil || project == "" {
 		return err
 	}
-	text, err := readSession(root, names[0])
-	if err != nil {
-		return err
-	}
-	dir := filepath.Join(x.dir.in(sessionDir), path.Base(path.Dir(names[0])))
+	dir := filepath.Join(x.dir.in(sessionDir), project)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, path.Base(names[0])), secret.Scrub(text), 0o600)
+	return os.WriteFile(filepath.Join(dir, x.record.AgentSession+".jsonl"), secret.Scrub(text), 0o600)
+}
+
+// maxProjects bounds the directories in which a transcript is looked for. The CLI
+// makes one; a captured state may bring hundreds.
+const maxProjects = 10_000
+
+// findTranscript returns the first transcript of that name, and the name of the
+// directory that it was in; "" if there is none.
+func findTranscript(root *os.Root, name string) (project string, text []byte, err error) {
+	projects := path.Join(path.Base(configDir), "projects")
+	// In the place of a directory there may be a pipe, whose opening would never
+	// return: O_DIRECTORY refuses it.
+	dir, err := root.OpenFile(projects, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(maxProjects)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", nil, err
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		text, err := readSession(root, path.Join(projects, entry.Name(), name))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return entry.Name(), text, err
+		}
+	}
+	return "", nil, nil
 }
 
 func readSession(root *os.Root, name string) ([]byte, error) {
