@@ -123,9 +123,7 @@ func fakeCLI() int {
 		}
 		result("set", false, "")
 	case "print": // what the prompt says, as it stands
-		out.WriteString(rest + "\n")
-		result("printed", false, "")
-		out.Flush()
+		say("%s", rest)
 	default:
 		return 99
 	}

@@ -109,12 +109,12 @@ func (r *recorder) take(p []byte) {
 		return
 	}
 	event, err := agent.ParseEvent(p)
-	if err != nil || event.Type == NoteType { // a note that is not ours would be a lie
+	if err != nil || event.Type == NoteType || claimsNote(p) { // a note that is not ours would be a lie
 		r.noteLocked(Note{Subtype: NoteGarbage, Text: printable(p)})
 		return
 	}
 	if event.Session != "" {
-		r.session = excerpt(event.Session, maxSession)
+		r.session = cut(line(event.Session), maxSession)
 	}
 	if event.Result != nil {
 		r.result = event.Result
@@ -122,7 +122,12 @@ func (r *recorder) take(p []byte) {
 	if event.Limit != nil {
 		r.limit = event.Limit
 	}
-	r.keep(secret.Scrub(p))
+	p = plain(secret.Scrub(p))
+	if len(p) > maxLine {
+		r.noteLocked(Note{Subtype: NoteDropped, Text: fmt.Sprintf("an event of %d bytes", len(p))})
+		return
+	}
+	r.keep(p)
 }
 
 // printable is the start of foreign bytes for a note.

@@ -25,6 +25,8 @@ const (
 	maxPrompt  = 2000     // bytes of the prompt kept in the record
 	maxResult  = 64 << 10 // bytes of the CLI's closing words kept in the record
 	maxReason  = 500
+	maxModels  = 20 // names of models in the record
+	maxModel   = 100
 )
 
 // Request asks for one run.

@@ -137,6 +137,13 @@ func reported(r *agent.Result) hub.Usage {
 	}
 	u := r.Usage
 	u.Cost = r.Cost
-	u.Models = slices.Sorted(maps.Keys(r.Models))
+	for _, n := range []*int64{&u.InputTokens, &u.OutputTokens, &u.CacheReadTokens, &u.CacheWriteTokens} {
+		*n = max(0, *n)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Models)) {
+		if len(u.Models) < maxModels {
+			u.Models = append(u.Models, cut(line(name), maxModel))
+		}
+	}
 	return u
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/cipher"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/archive"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/vault"
 )
 
@@ -30,19 +32,15 @@ func (s stopwatch) time(name string, do func()) {
 	s[name] = append(s[name], time.Since(start))
 }
 
-func (s stopwatch) median(name string) time.Duration {
-	slices.Sort(s[name])
-	return s[name][len(s[name])/2]
-}
-
-// report gives all medians, and the ratio of name to each of the others.
-func (s stopwatch) report(b *testing.B, name string) {
-	b.ReportMetric(0, "ns/op") // that of a whole round means nothing
-	for other := range s {
-		b.ReportMetric(float64(s.median(other).Microseconds()), other+"-µs")
-		if other != name {
-			b.ReportMetric(float64(s.median(name))/float64(s.median(other)), "x-"+other)
+// report prints a row for each of the others, as the baselines of name.
+func (s stopwatch) report(title, name string) {
+	value := hubtest.Median(s[name])
+	for _, other := range slices.Sorted(maps.Keys(s)) {
+		if other == name {
+			continue
 		}
+		base := hubtest.Median(s[other])
+		hubtest.Row(title, hubtest.Milliseconds(value), other, hubtest.Milliseconds(base), float64(value)/float64(base))
 	}
 }
 
@@ -62,14 +60,14 @@ func BenchmarkCommit(b *testing.B) {
 	s := stopwatch{}
 	var gen hub.Generation
 	for b.Loop() {
-		s.time("bare", func() { must(b, durableWrite(filepath.Join(dir, "bare"), credential)) })
+		s.time("bare durable write", func() { must(b, durableWrite(filepath.Join(dir, "bare"), credential)) })
 		s.time("commit", func() {
 			_, err := v.Commit(context.Background(), alice, hub.KindLogin, gen, credential)
 			must(b, err)
 		})
 		gen++
 	}
-	s.report(b, "commit")
+	s.report("commit of a credential", "commit")
 }
 
 // durableWrite is write, fsync, rename, fsync of the directory, and no more.
@@ -127,18 +125,19 @@ func benchmarkCapture(b *testing.B, random bool) {
 			must(b, durableWrite(filepath.Join(dir, "bare"), gcm.Seal(sealed[:0], nonce, readAll(b, names, plain), nil)))
 		})
 		s.time("capture", func() {
-			s.time("pack", func() {
-				packed.Reset()
-				_, err := archive.Pack(&packed, src, archive.Options{Exclude: []string{".credentials.json"}})
-				must(b, err)
-			})
-			_, err := v.Commit(context.Background(), alice, hub.KindSnapshot, gen, packed.Bytes())
+			packed.Reset()
+			_, err := archive.Pack(&packed, src, archive.Options{Exclude: []string{".credentials.json"}})
+			must(b, err)
+			_, err = v.Commit(context.Background(), alice, hub.KindSnapshot, gen, packed.Bytes())
 			must(b, err)
 		})
 		gen++
 	}
-	b.ReportMetric(float64(packed.Len())/float64(len(plain)), "packed/plain")
-	s.report(b, "capture")
+	what := "text"
+	if random {
+		what = "random"
+	}
+	s.report("capture of 200 files, 20 MB of "+what, "capture")
 }
 
 // readAll reads the files into buf, which has room for them.
