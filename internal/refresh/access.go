@@ -11,9 +11,13 @@ import (
 	"github.com/claude-hub/claude-hub/internal/secret"
 )
 
-// maxRounds bounds how often one call of AccessToken looks again: a token that
-// is dead as soon as it is made must end in an error, not in a loop.
-const maxRounds = 5
+// maxRotations bounds for how many generations one call of AccessToken waits: a
+// token that has expired as soon as it is made must end in an error, not in a
+// loop. maxRounds bounds how often it looks again at all.
+const (
+	maxRotations = 4
+	maxRounds    = 50
+)
 
 // AccessToken returns profile's access token and the generation that it belongs
 // to. Shortly before a token expires it is refreshed behind the callers; once it
@@ -41,6 +45,7 @@ func (r *Refresher) AccessToken(ctx context.Context, profile hub.ProfileID, stal
 		}
 	}
 	patience := r.cfg.Now().Add(r.cfg.MaxWait)
+	var first hub.Generation
 	for range maxRounds {
 		l, err := r.current(ctx, e)
 		if err != nil {
@@ -56,11 +61,19 @@ func (r *Refresher) AccessToken(ctx context.Context, profile hub.ProfileID, stal
 			}
 			return c.token, c.gen, nil
 		}
+		if l != nil {
+			if first == 0 {
+				first = l.gen
+			}
+			if l.gen > first+maxRotations {
+				break
+			}
+		}
 		if err := r.helpOut(ctx, e, l, c, patience); err != nil {
 			return secret.Text{}, 0, err
 		}
 	}
-	return secret.Text{}, 0, errors.New("refreshing the login: the platform's tokens die as soon as they are made")
+	return secret.Text{}, 0, errors.New("refreshing the login: one refresh after the other, and no token that lives")
 }
 
 // lookAgain is for how long a good answer of the vault is taken for granted. A

@@ -193,7 +193,7 @@ func TestUnknownIsSaidNotGuessed(t *testing.T) {
 // about until somebody can.
 func TestUnknownIsFoundOutLater(t *testing.T) {
 	w := newWorld(t, simulator.Config{}, "")
-	r := w.refresher(impatient, with("TEST_BACKOFF=1ms"))
+	r := w.refresher(impatient, with("TEST_BACKOFF=1ns"))
 	w.sim.Inject(fault(simulator.FaultDrop, 1))
 	w.sim.Inject(simulator.Fault{Endpoint: simulator.EndpointProfile, Kind: simulator.FaultServerError})
 	if _, _, err := w.ask(r, 1); err == nil || errors.Is(err, hub.ErrLoginRequired) {
@@ -313,6 +313,35 @@ func TestExpiredAnswerDoesNotLoop(t *testing.T) {
 		t.Errorf("Refresh = %+v, %v; want generation 3: the expired answer was kept", out, err)
 	}
 	w.wantCounts(2, 2)
+}
+
+// A platform that refuses every token is not made to rotate with every request.
+func TestTokensThatDieYoung(t *testing.T) {
+	w := newWorld(t, simulator.Config{}, "")
+	r := w.refresher(impatient, with("TEST_BACKOFF=1h"))
+	var err error
+	for gen := hub.Generation(1); err == nil && gen < 20; gen++ {
+		_, _, err = w.ask(r, gen)
+	}
+	if err == nil || errors.Is(err, hub.ErrLoginRequired) || !strings.Contains(err.Error(), "as soon as they are made") {
+		t.Errorf("AccessToken = %v; want the trouble", err)
+	}
+	w.wantCounts(10, 10)
+	if out, err := r.Refresh(t.Context(), w.profile.ID, true); err != nil || !out.Rotated {
+		t.Errorf("Refresh(force) = %+v, %v", out, err)
+	}
+	if _, gen := w.token(r, 12); gen != 13 { // that one was not known to die young
+		t.Errorf("generation %d; want 13", gen)
+	}
+}
+
+// A clock by which every new token has expired already ends in an error.
+func TestClockFarAhead(t *testing.T) {
+	w := newWorld(t, simulator.Config{}, "")
+	if _, gen, err := w.ask(w.refresher(w.at(9*time.Hour)), 0); err == nil || !strings.Contains(err.Error(), "no token that lives") {
+		t.Errorf("AccessToken = generation %d, %v; want an error", gen, err)
+	}
+	w.wantCounts(5, 5)
 }
 
 // The end of the login is not asked about.

@@ -204,7 +204,7 @@ func (h *helper) commit(ctx context.Context, a *attempt, cred agent.Credentials)
 		return h.uncommitted(a, err)
 	}
 	h.log.Info("committed", "generation", next, "expires", cred.ExpiresAt.UTC())
-	return h.publish(ctx, a, next, cred)
+	return h.publish(a, next, cred)
 }
 
 // uncommitted deals with a vault that does not take the new login: it stays in the
@@ -229,7 +229,7 @@ func (h *helper) conflict(ctx context.Context, a *attempt, cred agent.Credential
 	next := a.log.Generation + 1
 	if rec, err := h.cfg.Vault.Get(ctx, h.profile, hub.KindLogin, next); err == nil {
 		if there, err := agent.ParseCredentials(rec.Payload); err == nil && there.AccessToken.Equal(cred.AccessToken) {
-			return h.publish(ctx, a, next, cred)
+			return h.publish(a, next, cred)
 		}
 	}
 	rec, err := h.cfg.Vault.Latest(ctx, h.profile, hub.KindLogin)
@@ -262,7 +262,7 @@ func (h *helper) conflict(ctx context.Context, a *attempt, cred agent.Credential
 
 // publish tells the other processes about a generation that is durable, and cleans
 // up. The vault is the truth: a status that can't be written is no failure.
-func (h *helper) publish(ctx context.Context, a *attempt, gen hub.Generation, cred agent.Credentials) error {
+func (h *helper) publish(a *attempt, gen hub.Generation, cred agent.Credentials) error {
 	if err := h.cfg.Failpoint("publish.before"); err != nil {
 		return err
 	}
@@ -276,11 +276,7 @@ func (h *helper) publish(ctx context.Context, a *attempt, gen hub.Generation, cr
 		// Committed all the same, since the old pair is gone; but not asked again at once.
 		st = h.fail(st, "the platform answered with an access token that had expired already; are the clocks right?", longestBackoff)
 	}
-	newer, err := h.cfg.Vault.Newer(ctx, h.profile, hub.KindLogin, gen)
-	if err == nil && !newer { // else a sign-in came meanwhile, and the status is about that
-		err = h.write(st)
-	}
-	if err != nil {
+	if err := h.write(st); err != nil {
 		h.log.Error("the status is not written", "err", err)
 	}
 	if err := h.cfg.Failpoint("publish.after"); err != nil {

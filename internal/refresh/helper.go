@@ -251,11 +251,11 @@ func (h *helper) finishLeftovers(ctx context.Context) error {
 	}
 	for _, dir := range dirs {
 		a, err := openAttempt(dir)
-		if errors.Is(err, hub.ErrNotFound) {
-			a, err = &attempt{dir: dir}, nil
-			err = a.remove()
-		} else if err == nil {
+		switch {
+		case err == nil:
 			err = h.finishLeftover(ctx, a)
+		case errors.Is(err, hub.ErrNotFound):
+			err = (&attempt{dir: dir}).remove()
 		}
 		if err != nil {
 			return err

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,7 +110,7 @@ cp "$tmp/.credentials.json" "$CLAUDE_CONFIG_DIR/.credentials.json"; rm -r "$tmp"
 `)
 	w := newWorld(t, simulator.Config{}, path)
 	first := w.refresher()
-	go first.AccessToken(t.Context(), w.profile.ID, 1) //nolint:errcheck // it fails with its helper
+	go first.AccessToken(t.Context(), w.profile.ID, 1) // it fails with its helper
 	w.eventually("the CLI has its answer", func() bool { _, err := os.Stat(started); return err == nil })
 	w.killHelper()
 	first.Stop()
@@ -172,7 +174,7 @@ func TestHelperIgnoresSignals(t *testing.T) {
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	w.failAt("answer.before", "hold")
-	go r.AccessToken(t.Context(), w.profile.ID, 1) //nolint:errcheck // asked again below
+	go r.AccessToken(t.Context(), w.profile.ID, 1) // asked again below
 	w.holding()
 	pids := w.helpers()
 	if len(pids) != 1 {
@@ -189,6 +191,9 @@ func TestHelperIgnoresSignals(t *testing.T) {
 		t.Errorf("generation %d; want 2", gen)
 	}
 	w.wantCounts(1, 1)
+	if log := w.helperLog(); strings.Contains(log, "interrupted") {
+		t.Errorf("the helper died, and another one finished its work:\n%s", log)
+	}
 }
 
 func sessionOf(pid int) (int, error) {
@@ -206,7 +211,7 @@ func TestCLIDoesNotHoldTheLock(t *testing.T) {
 	w := newWorld(t, simulator.Config{}, script(t, "ls -l /proc/self/fd; exit 1"))
 	r := w.refresher(impatient)
 	w.failAt("answer.after", "kill")
-	w.ask(r, 1) //nolint:errcheck // it fails
+	w.ask(r, 1) // it fails
 	words, err := filepath.Glob(filepath.Join(w.refreshDir(), "attempt-*", "words"))
 	if err != nil || len(words) != 1 {
 		t.Fatalf("words: %q, %v", words, err)
@@ -225,7 +230,7 @@ func TestLostSwap(t *testing.T) {
 	arrange := func(t *testing.T) *world {
 		w := newWorld(t, simulator.Config{}, "")
 		w.failAt("commit.before", "hold")
-		go w.refresher().AccessToken(t.Context(), w.profile.ID, 1) //nolint:errcheck // asked again below
+		go w.refresher().AccessToken(t.Context(), w.profile.ID, 1) // asked again below
 		w.holding()
 		return w
 	}
@@ -276,7 +281,7 @@ func TestTokensStayInTheVault(t *testing.T) {
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	w.failAt("answer.before", "hold")
-	go r.AccessToken(t.Context(), w.profile.ID, 1) //nolint:errcheck // asked again below
+	go r.AccessToken(t.Context(), w.profile.ID, 1) // asked again below
 	w.holding()
 	for _, pid := range w.helpers() {
 		for _, file := range []string{"cmdline", "environ"} {
@@ -334,6 +339,37 @@ func TestOneTunnelPerRefresh(t *testing.T) {
 	if !strings.Contains(w.helperLog(), "a second connection") {
 		t.Error("the second connection is not in the log")
 	}
+}
+
+// Nobody else on the machine gets through the door while it stands open.
+func TestDoorHasAPassword(t *testing.T) {
+	dir := t.TempDir()
+	proxy, done := filepath.Join(dir, "proxy"), filepath.Join(dir, "done")
+	w := newWorld(t, simulator.Config{}, script(t, `echo "$HTTPS_PROXY" > `+proxy+`.tmp; mv `+proxy+`.tmp `+proxy+`
+while [ ! -e `+done+` ]; do sleep 0.01; done; exec '`+standIn(t)+`' "$@"`))
+	r := w.refresher()
+	go r.AccessToken(t.Context(), w.profile.ID, 1) // asked again below
+	w.eventually("the door is open", func() bool { _, err := os.Stat(proxy); return err == nil })
+	b, err := os.ReadFile(proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	door, err := url.Parse(strings.TrimSpace(string(b)))
+	if err != nil || door.Hostname() != "127.0.0.1" || door.User == nil {
+		t.Fatalf("the CLI's proxy is %q, %v", b, err)
+	}
+	door.User = nil
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(door), DisableKeepAlives: true}}
+	if _, err := client.Get("https://platform.claude.com/"); err == nil || !strings.Contains(err.Error(), "Authentication Required") {
+		t.Errorf("a stranger at the door: %v; want it asked for the password", err)
+	}
+	if err := os.WriteFile(done, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, gen := w.token(r, 1); gen != 2 {
+		t.Errorf("generation %d; want 2", gen)
+	}
+	w.wantCounts(1, 1)
 }
 
 // The room for an answer is taken before the CLI starts and given back before the

@@ -42,7 +42,7 @@ func NewProbe(client *http.Client) Probe {
 			return false, fmt.Errorf("asking whether the access token is still accepted: %w", err)
 		}
 		defer resp.Body.Close()
-		io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
 		switch resp.StatusCode {
 		case http.StatusOK:
 			return true, nil

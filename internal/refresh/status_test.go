@@ -28,7 +28,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("status of a fresh sign-in = %+v", s)
 	}
 	w.failAt("answer.before", "hold")
-	go r.AccessToken(t.Context(), w.profile.ID, 1) //nolint:errcheck // asked again below
+	go r.AccessToken(t.Context(), w.profile.ID, 1) // asked again below
 	w.holding()
 	if s := w.status(r); !s.Refreshing || s.Interrupted {
 		t.Errorf("status during a refresh = %+v", s)
