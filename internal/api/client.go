@@ -24,16 +24,25 @@ type Client struct{ http *http.Client }
 const maxLine = 17 << 20
 
 // Dial returns a client for the daemon that listens on socket, or an error of
-// kind hub.ErrNotFound if none does. Call [Client.Close] when done.
+// kind hub.ErrNotFound if none does, and hub.ErrRefused if it is another user's:
+// prompts are for nobody else to read. Call [Client.Close] when done.
 func Dial(ctx context.Context, socket string) (*Client, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, fmt.Errorf("%w: no daemon listens on %s", hub.ErrNotFound, socket)
+		}
+		if !IsOwn(conn) {
+			conn.Close()
+			return nil, hub.Hint(fmt.Errorf("%w: the process that listens on %s is another user's", hub.ErrRefused, socket), "remove that socket")
+		}
+		return conn, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	conn, err := dial(ctx, "", "")
 	if err != nil {
-		return nil, fmt.Errorf("%w: no daemon listens on %s", hub.ErrNotFound, socket)
+		return nil, err
 	}
 	conn.Close()
 	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}}, nil

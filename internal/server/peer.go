@@ -2,9 +2,8 @@ package server
 
 import (
 	"net"
-	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/claude-hub/claude-hub/internal/api"
 )
 
 // ownPeers accepts connections of processes that run as the daemon's own user
@@ -18,26 +17,9 @@ func (l ownPeers) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if isOwn(conn) {
+		if api.IsOwn(conn) {
 			return conn, nil
 		}
 		conn.Close()
 	}
-}
-
-func isOwn(conn net.Conn) bool {
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
-		return false
-	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	own := false
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		own = err == nil && (int(cred.Uid) == os.Getuid() || cred.Uid == 0)
-	})
-	return err == nil && own
 }

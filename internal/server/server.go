@@ -193,8 +193,12 @@ func writeError(w http.ResponseWriter, err error) {
 }
 
 // writeLine sends v at once. A client that is gone is noticed by its context.
+// Events go out as they are: escaped for HTML, one could outgrow the client's
+// bound of a line.
 func writeLine(w http.ResponseWriter, v any) {
-	if err := json.NewEncoder(w).Encode(v); err == nil {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err == nil {
 		http.NewResponseController(w).Flush()
 	}
 }

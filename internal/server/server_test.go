@@ -57,8 +57,12 @@ func (e *engine) Cancel(_ context.Context, id hub.RunID) error { e.cancel = id; 
 
 func start(t *testing.T) (*engine, *api.Client, *server.Server) {
 	t.Helper()
+	return startAt(t, filepath.Join(t.TempDir(), "hub.sock"))
+}
+
+func startAt(t *testing.T, socket string) (*engine, *api.Client, *server.Server) {
+	t.Helper()
 	e := &engine{ended: make(chan string, 4)}
-	socket := filepath.Join(t.TempDir(), "hub.sock")
 	s, err := server.New(server.Config{Socket: socket, Engine: e, Version: "test", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
