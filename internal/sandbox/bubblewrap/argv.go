@@ -112,7 +112,7 @@ func (d *Driver) argv(spec sandbox.Spec, in *inherited) ([]string, error) {
 // it still sees the host.
 func mountable(m sandbox.Mount, home string) error {
 	if _, err := os.Stat(m.Source); err != nil {
-		return fmt.Errorf("%w: mounting %s: %v", hub.ErrInvalid, m.Source, err)
+		return fmt.Errorf("%w: mounting %s: %w", hub.ErrInvalid, m.Source, err)
 	}
 	rest, inHome := strings.CutPrefix(m.Target, sandbox.Home+"/")
 	if !inHome || home == "" {

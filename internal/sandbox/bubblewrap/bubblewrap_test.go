@@ -44,6 +44,6 @@ func TestContractWithControlGroups(t *testing.T) {
 	sandboxtest.Run(t, d)
 }
 
-func TestContractWithCounting(t *testing.T) {
-	sandboxtest.Run(t, newDriver(t, bubblewrap.Config{NoCgroup: true, Interval: 20 * time.Millisecond}))
+func TestLimitsWithCounting(t *testing.T) {
+	sandboxtest.RunLimits(t, newDriver(t, bubblewrap.Config{NoCgroup: true, Interval: 20 * time.Millisecond}))
 }

@@ -171,8 +171,8 @@ func (g *group) add(pid int) error { return move(g.dirs, pid) }
 
 // release moves the shim out again, once the command is in: a job that has used
 // up its processes must not keep the shim from starting a thread, nor may the
-// kernel choose the shim when memory is short. Without it the limits hold too.
-func (g *group) release(pid int) { move(g.home, pid) }
+// kernel choose the shim when memory is short. The limits hold without it.
+func (g *group) release(pid int) error { return move(g.home, pid) }
 
 func move(dirs []string, pid int) error {
 	for _, dir := range dirs {

@@ -58,6 +58,6 @@ func (p *process) pump(from *os.File, to io.Writer) {
 // feed carries the input. It ends with the input or, at the next Read's return,
 // with the sandbox.
 func (p *process) feed() {
-	io.Copy(p.pipes.stdin, p.spec.Stdin)
+	_, _ = io.Copy(p.pipes.stdin, p.spec.Stdin) // a job need not read its input
 	p.pipes.stdin.Close()
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,10 +65,12 @@ func (p *process) Interrupt() error {
 	if p.closed {
 		return nil
 	}
-	// The pipe is empty, and the write is of one byte: it does not block. It
-	// fails when the shim is gone, which is no error here.
-	p.pipes.control.Write([]byte{boot.Interrupt})
-	return nil
+	p.pipes.control.SetWriteDeadline(time.Now().Add(time.Second))
+	_, err := p.pipes.control.Write([]byte{boot.Interrupt})
+	if errors.Is(err, syscall.EPIPE) { // the shim has ended
+		return nil
+	}
+	return err
 }
 
 // Kill ends it now.
@@ -103,7 +106,9 @@ func (p *process) expire(why sandbox.Reason) {
 		p.timers = append(p.timers, time.AfterFunc(p.driver.grace, func() { p.kill(why) }))
 	}
 	p.mu.Unlock()
-	p.Interrupt()
+	if err := p.Interrupt(); err != nil {
+		p.driver.log.Warn("a sandbox cannot be interrupted and will be killed", "error", err)
+	}
 }
 
 // supervise sets the goroutines going that carry the output, keep the limits and

@@ -86,7 +86,7 @@ func (p *process) launch() (sockets []string, err error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			cmd.Wait() // how bubblewrap exits says nothing that the shim has not said
+			_ = cmd.Wait() // how bubblewrap exits says nothing that the shim has not said
 			close(p.ended)
 		}
 	}()
@@ -140,7 +140,9 @@ func (p *process) handshake(sockets []string) error {
 		return fmt.Errorf("the sandbox's shim began with %q", status)
 	}
 	if p.group != nil {
-		p.group.release(info.PID)
+		if err := p.group.release(info.PID); err != nil && !errors.Is(err, unix.ESRCH) {
+			p.driver.log.Warn("a sandbox's shim stays in its control group", "error", err)
+		}
 	}
 	return nil
 }
@@ -152,8 +154,9 @@ func (p *process) adopt(pid int) error {
 		return fmt.Errorf("taking hold of the sandbox: %w", err)
 	}
 	p.setInit(fd)
-	// Let the kernel take the job before the hub when the machine is out of memory.
-	os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0)
+	// Let the kernel take the job before the hub when the machine is out of memory,
+	// if it lets us say so.
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0)
 	limits := p.spec.Limits
 	if limits.Memory == 0 && limits.Processes == 0 {
 		return nil

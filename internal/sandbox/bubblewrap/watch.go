@@ -12,10 +12,9 @@ import (
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
 
-// processSlack is by how much a job that forks quickly may pass its limit of
-// processes before its forks fail, where there is no control group: the shim
-// needs room for its own threads, and the watch needs time to say why.
-const processSlack = 64
+// processSlack is how many threads the shim may have, where there is no control
+// group: the kernel counts them against the job's limit.
+const processSlack = 16
 
 // watcher looks at a sandbox every so often.
 type watcher struct {

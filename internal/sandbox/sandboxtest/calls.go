@@ -129,7 +129,7 @@ func probeCalls() map[string]string {
 }
 
 func errorText(err error) string {
-	if err == nil || err == syscall.Errno(0) {
+	if err == nil || errors.Is(err, syscall.Errno(0)) {
 		return ""
 	}
 	return err.Error()

@@ -102,9 +102,9 @@ func testKill(t *testing.T, d sandbox.Driver) {
 }
 
 func testContext(t *testing.T, d sandbox.Driver) {
-	for end, want := range map[string]sandbox.Exit{
-		"while :; do sleep 0.02; done":                       {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonKilled},
-		"trap 'exit 143' TERM; while :; do sleep 0.02; done": {Code: 143, Reason: sandbox.ReasonKilled},
+	for end, want := range map[string]sandbox.Exit{ // of scripts that say "ready" when they are
+		"echo ready; while :; do sleep 0.02; done":                       {Code: -1, Signal: "SIGKILL", Reason: sandbox.ReasonKilled},
+		"trap 'exit 143' TERM; echo ready; while :; do sleep 0.02; done": {Code: 143, Reason: sandbox.ReasonKilled},
 	} {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -117,7 +117,7 @@ func testContext(t *testing.T, d sandbox.Driver) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out.await(t, "up")
+		out.await(t, "ready")
 		cancel()
 		if exit, err := s.Wait(); err != nil || exit != want {
 			t.Errorf("%s: ended with %+v, %v; want %+v", end, exit, err, want)

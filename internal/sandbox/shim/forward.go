@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -11,11 +12,11 @@ func serve(l *net.TCPListener, socket string) {
 	for {
 		in, err := l.AcceptTCP()
 		if err != nil {
-			if ne, ok := err.(net.Error); ok && ne.Temporary() { //nolint:staticcheck // out of descriptors: the job's doing, and passing
-				time.Sleep(10 * time.Millisecond)
-				continue
+			if errors.Is(err, net.ErrClosed) {
+				return
 			}
-			return
+			time.Sleep(10 * time.Millisecond) // out of descriptors: the job's doing, and passing
+			continue
 		}
 		go join(in, socket)
 	}
@@ -34,8 +35,10 @@ func join(in *net.TCPConn, socket string) {
 	done := make(chan error, 2)
 	go func() { done <- carry(out, in) }()
 	go func() { done <- carry(in, out) }()
-	if err := <-done; err == nil {
-		<-done
+	for range 2 {
+		if err := <-done; err != nil {
+			return
+		}
 	}
 }
 

@@ -44,7 +44,8 @@ func Main(args []string) int {
 		}
 		go serve(l.(*net.TCPListener), f.Socket)
 	}
-	syscall.SetNonblock(boot.ControlFD, true) // so that reads go through the poller
+	// So that reads go through the poller; else they hold a thread.
+	_ = syscall.SetNonblock(boot.ControlFD, true)
 	go obey(os.NewFile(boot.ControlFD, "control"), started.Child)
 	go relay(started.Child)
 	return boot.Reap(started.Child)

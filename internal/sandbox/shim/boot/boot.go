@@ -44,7 +44,7 @@ func init() {
 	if err != nil {
 		failure := Failure{What: err.Error()}
 		errors.As(err, &failure.Errno)
-		report(Status{Failed: &failure})
+		_ = report(Status{Failed: &failure})
 		syscall.Exit(ExitSetup)
 	}
 	if endsSoon(s) {
@@ -132,9 +132,7 @@ func listen(port int) (int, error) {
 	return fd, syscall.Listen(fd, 1024)
 }
 
-// start runs the command. Its limits are the shim's own from here on, since Go
-// can't set a child's; the shim writes no file, and the driver leaves room for
-// its threads.
+// start runs the command with its limits.
 func start(o Order) (pid int, err error) {
 	if err := syscall.Chdir(o.Dir); err != nil {
 		return 0, wrap("working directory "+o.Dir, err)
@@ -144,21 +142,48 @@ func start(o Order) (pid int, err error) {
 		return 0, wrap(o.Args[0]+" on the sandbox's PATH", err)
 	}
 	err = limit(syscall.RLIMIT_CORE, 0)
-	if err == nil && o.FileSize > 0 {
+	if err == nil && o.FileSize > 0 { // the shim writes no file
 		err = limit(syscall.RLIMIT_FSIZE, o.FileSize)
-	}
-	if err == nil && o.Processes > 0 {
-		err = limit(rlimitNproc, int64(o.Processes))
 	}
 	if err != nil {
 		return 0, wrap("setting a limit", err)
 	}
-	pid, err = syscall.ForkExec(path, o.Args, &syscall.ProcAttr{Env: o.Env, Files: []uintptr{0, 1, 2}})
+	attr := &syscall.ProcAttr{Env: o.Env, Files: []uintptr{0, 1, 2}}
+	if o.Processes > 0 {
+		pid, err = startLimited(path, o, attr)
+	} else {
+		pid, err = syscall.ForkExec(path, o.Args, attr)
+	}
 	return pid, wrap("starting "+path, err)
 }
 
 func limit(what int, n int64) error {
 	return syscall.Setrlimit(what, &syscall.Rlimit{Cur: uint64(n), Max: uint64(n)})
+}
+
+// startLimited bounds the number of processes of the command alone: a job that
+// has used them up must not keep the shim from starting a thread. Go can't set a
+// child's limit before it runs, so the child inherits a soft one, which is the
+// shim's for that moment, and has it made hard at once.
+func startLimited(path string, o Order, attr *syscall.ProcAttr) (pid int, err error) {
+	var own syscall.Rlimit
+	if err := syscall.Getrlimit(rlimitNproc, &own); err != nil {
+		return 0, err
+	}
+	n := min(uint64(o.Processes), own.Max)
+	if err := syscall.Setrlimit(rlimitNproc, &syscall.Rlimit{Cur: n, Max: own.Max}); err != nil {
+		return 0, err
+	}
+	pid, err = syscall.ForkExec(path, o.Args, attr)
+	if err != nil {
+		return 0, err
+	}
+	hard := syscall.Rlimit{Cur: n, Max: n}
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), rlimitNproc, uintptr(unsafe.Pointer(&hard)), 0, 0, 0)
+	if errno != 0 && errno != syscall.ESRCH {
+		return pid, errno
+	}
+	return pid, syscall.Setrlimit(rlimitNproc, &own)
 }
 
 // look finds a command as the shell would, by the command's own environment.
@@ -197,8 +222,8 @@ func endsSoon(s *Started) bool {
 		polls = append(polls, pollFD{fd: int32(fd), events: pollIn})
 	}
 	wait := syscall.NsecToTimespec(patience)
-	syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&polls[0])), uintptr(len(polls)), uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
-	return polls[0].revents != 0
+	_, _, errno = syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&polls[0])), uintptr(len(polls)), uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
+	return errno == 0 && polls[0].revents != 0
 }
 
 // Reap waits for all children, the command and the orphans, until the command
@@ -220,7 +245,7 @@ func Reap(child int) int {
 		if ws.Signaled() {
 			exited = Exited{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}
 		}
-		report(Status{Exited: &exited})
+		_ = report(Status{Exited: &exited}) // the exit code says it too
 		return exited.Code
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// Arg, as the first argument, makes the hub's binary act as the shim.
+// Arg as the first argument makes the hub's binary act as the shim.
 const Arg = "sandbox-shim"
 
 // The descriptors that a driver gives the shim.
@@ -19,7 +19,7 @@ const (
 	StatusFD = 4
 )
 
-// Interrupt, on the control pipe, sends SIGTERM to the command.
+// Interrupt on the control pipe sends SIGTERM to the command.
 const Interrupt byte = 'T'
 
 // Order is what the shim is to do. It comes over a pipe, because arguments and
