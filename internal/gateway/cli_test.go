@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"math"
 	"os"
 	"os/exec"
@@ -49,6 +50,7 @@ type real struct {
 	*gateway.Endpoint
 	sim   *simulator.Simulator
 	owner *owner
+	log   *logBuffer
 	env   []string
 	home  string
 }
@@ -61,8 +63,8 @@ func startReal(t *testing.T, limits hub.Limits, change ...func(*gateway.Request)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sim.Close() })
-	r := &real{sim: sim, owner: &owner{sim: sim}, home: t.TempDir()}
-	g, err := gateway.New(gateway.Config{Upstream: sim.Direct(), Tokens: r.owner})
+	r := &real{sim: sim, owner: &owner{sim: sim}, log: &logBuffer{}, home: t.TempDir()}
+	g, err := gateway.New(gateway.Config{Upstream: sim.Direct(), Tokens: r.owner, Log: slog.New(slog.NewTextHandler(r.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +129,9 @@ func TestCLIRunsWithThePlaceholderAlone(t *testing.T) {
 	}
 	if n := r.sim.Counters(); n.Unauthorized != 0 || n.Others != 0 || n.BadRequests != 0 || n.Answered != 3 {
 		t.Errorf("the platform saw %+v", n)
+	}
+	if r.log.String() != "" {
+		t.Errorf("something was refused: %s", r.log.String())
 	}
 }
 

@@ -70,7 +70,7 @@ func TestTransportOfTheCallersIsUsed(t *testing.T) {
 		t.Errorf("%d %q, usage %+v", res.StatusCode, text, b.Usage())
 	}
 	r, body := u.last(t)
-	if r.Header.Get("X-Transport") != "1" || r.Header.Get("Authorization") != "Bearer "+accessToken || body != smallBody || r.Header.Get("Accept-Encoding") != "" {
+	if r.Header.Get("X-Transport") != "1" || r.Header.Get("Authorization") != "Bearer "+accessToken || body != smallBody || r.Header.Get("Accept-Encoding") != "identity" {
 		t.Errorf("the upstream got %v with %q", r.Header, body)
 	}
 	if res, text := b.do(t, b.request(t, "POST", "/v1/messages/count_tokens", smallBody)); res.StatusCode != 200 || text != long {

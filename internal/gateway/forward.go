@@ -24,6 +24,7 @@ type exchange struct {
 	body   *body
 	size   int            // of the body
 	lease  *lease.Request // nil for a request that is not metered
+	sent   bool           // the last attempt may have been worked on, and was not answered
 	meter  *usage.Meter
 }
 
@@ -105,6 +106,7 @@ func (x *exchange) pack(r *wire.Request) {
 	b = append(append(b, ' '), r.Target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, x.e.g.upstream.Host...)
+	b = append(b, "\r\nAccept-Encoding: identity"...) // metering reads the answer
 	for _, f := range passing(r.Fields, notForwarded) {
 		b = append(append(b, "\r\n"...), f.Name...)
 		b = append(append(b, ": "...), f.Value...)
@@ -125,7 +127,21 @@ func (x *exchange) ask() (answer, *fault) {
 	if f := x.admit(); f != nil {
 		return answer{}, f
 	}
-	return x.send()
+	// What is under way counts by an estimate, so that many requests at once don't
+	// all slip in below a limit.
+	x.charge(usage.Unanswered(x.size).Usage(x.model))
+	a, f := x.send()
+	if f != nil && !x.sent || f == nil && a.head.Status >= 300 {
+		x.charge(hub.Usage{})
+	}
+	return a, f
+}
+
+// charge sets what the request has used so far.
+func (x *exchange) charge(u hub.Usage) {
+	if x.lease != nil {
+		x.lease.Record("", u)
+	}
 }
 
 func (x *exchange) admit() *fault {
@@ -209,11 +225,8 @@ func (e *Endpoint) noToken(err error) *fault {
 	return unavailable("there is no access token for the moment")
 }
 
-// noAnswer also charges for a request that may have been worked on.
 func (x *exchange) noAnswer(ctx context.Context, err error) *fault {
-	if x.lease != nil && !errors.Is(err, wire.ErrNotSent) {
-		x.lease.Record(x.model, usage.Unanswered(x.size).Usage(x.model))
-	}
+	x.sent = !errors.Is(err, wire.ErrNotSent)
 	if err := x.e.lease.Err(); err != nil {
 		return limited(err.Error())
 	}

@@ -124,7 +124,7 @@ func credential(r *wire.Request) (string, bool) {
 var notForwarded = set(hopByHop, []string{
 	"host", "content-length", "expect", "http2-settings", "authorization", "x-api-key", "cookie", "cookie2",
 	"forwarded", "via", "x-real-ip", "true-client-ip", "x-client-ip", "referer",
-	"accept-encoding", // metering reads the answer
+	"accept-encoding",
 })
 
 // notReturned are the fields of an answer that end here.

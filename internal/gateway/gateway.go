@@ -75,7 +75,7 @@ type Config struct {
 	// return at once.
 	OnWindows func(hub.ProfileID, usage.Windows)
 	// MaxConns bounds the connections of one endpoint; further ones wait. Zero
-	// means 256.
+	// means 64.
 	MaxConns int
 }
 
@@ -96,7 +96,7 @@ type Gateway struct {
 	endpoints map[*Endpoint]struct{}
 }
 
-const defaultMaxConns = 256
+const defaultMaxConns = 64
 
 // New returns a gateway that listens nowhere yet.
 func New(cfg Config) (*Gateway, error) {

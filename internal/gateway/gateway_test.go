@@ -234,7 +234,7 @@ func TestRequestCarriesTheAccessTokenAndNothingOfTheClients(t *testing.T) {
 	}
 	want := map[string]string{
 		"Authorization": "Bearer " + accessToken, "Anthropic-Beta": "oauth-2025-04-20,x", "Anthropic-Version": "2023-06-01",
-		"X-App": "cli", "User-Agent": "claude-cli/2 (x)", "Content-Type": "application/json", "Content-Length": fmt.Sprint(len(smallBody)),
+		"X-App": "cli", "User-Agent": "claude-cli/2 (x)", "Content-Type": "application/json", "Accept-Encoding": "identity", "Content-Length": fmt.Sprint(len(smallBody)),
 	}
 	for k := range got.Header {
 		if v, ok := want[k]; !ok || got.Header.Get(k) != v {

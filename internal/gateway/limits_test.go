@@ -140,7 +140,9 @@ func TestNothingIsAcceptedOnceCloseHasBegun(t *testing.T) {
 	go func() {
 		res, err := b.client.Do(b.request(t, "POST", "/v1/messages", smallBody))
 		if err == nil {
-			_, err = io.ReadAll(res.Body)
+			if _, err = io.ReadAll(res.Body); err == nil && res.StatusCode == 402 {
+				err = lease.ErrRevoked // the answer went out before the cut
+			}
 			res.Body.Close()
 		}
 		failed <- err
@@ -401,5 +403,32 @@ func TestUpstreamThatIsNotThereIsSaid(t *testing.T) {
 	res, text := b.post(t, smallBody)
 	if kind, _ := errorOf(t, res, text); res.StatusCode != 502 || kind != "api_error" || b.Usage().Tokens() != 0 {
 		t.Errorf("%d %s, usage %+v", res.StatusCode, text, b.Usage())
+	}
+}
+
+func TestRequestUnderWayCountsByItsSize(t *testing.T) {
+	begun, release := make(chan struct{}), make(chan struct{})
+	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		close(begun)
+		<-release
+		w.WriteHeader(529)
+	})
+	b := start(t, u, func(_ *gateway.Config, r *gateway.Request) { r.Limits.Tokens = 1000 })
+	body := `{"model":"claude-sonnet-4-5","x":"` + strings.Repeat("y", 8000) + `"}`
+	over := make(chan int, 1)
+	go func() {
+		res, _ := b.post(t, body)
+		over <- res.StatusCode
+	}()
+	<-begun
+	if got := b.Usage().InputTokens; got < 1000 || got > 4000 {
+		t.Errorf("%d tokens counted for 8 KB under way", got)
+	}
+	if res, _ := b.post(t, smallBody); res.StatusCode != 402 {
+		t.Errorf("a request beside it: %d; want 402", res.StatusCode)
+	}
+	close(release)
+	if status := <-over; status != 529 || b.Usage().Tokens() != 0 {
+		t.Errorf("%d, and %d tokens charged for it", status, b.Usage().Tokens())
 	}
 }

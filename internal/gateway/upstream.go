@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -99,6 +100,10 @@ func overTransport(t http.RoundTripper, upstream *url.URL) sender {
 		}
 		r.Body = &once{Reader: bytes.NewReader(p.Body), done: sync.OnceFunc(p.Done)}
 		res, err := t.RoundTrip(r.WithContext(ctx))
+		var dial *net.OpError
+		if errors.As(err, &dial) && dial.Op == "dial" {
+			err = fmt.Errorf("%w: %w", wire.ErrNotSent, err)
+		}
 		if err != nil {
 			return answer{}, err
 		}

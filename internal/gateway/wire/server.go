@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,9 +30,11 @@ type Server struct {
 	// Timeouts bound what a client may take. Zero ones mean the usual.
 	Timeouts Timeouts
 
-	ctx    context.Context // of all connections, until Close
-	cancel context.CancelCauseFunc
-	slots  chan struct{}
+	ctx     context.Context // of all connections, until Close
+	cancel  context.CancelCauseFunc
+	slots   chan struct{}
+	crowded atomic.Bool   // somebody waits for a slot
+	closing chan struct{} // closed by Close
 
 	mu      sync.Mutex
 	closed  bool
@@ -53,13 +56,14 @@ const (
 	maxHead     = 64 << 10
 	lingerBytes = 1 << 20
 	lingerFor   = time.Second
+	spareFor    = 400 * time.Millisecond // when others wait, an idle connection is kept so long
 )
 
 // Start serves the connections of l until Close.
 func (s *Server) Start(l net.Listener) {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background()) // the server's own life
 	s.listen, s.conns = l, make(map[*Conn]struct{})
-	s.slots = make(chan struct{}, s.MaxConns)
+	s.slots, s.closing = make(chan struct{}, s.MaxConns), make(chan struct{})
 	s.Timeouts.Idle = cmp.Or(s.Timeouts.Idle, 5*time.Minute)
 	s.Timeouts.Head = cmp.Or(s.Timeouts.Head, 10*time.Second)
 	s.Timeouts.Body = cmp.Or(s.Timeouts.Body, time.Minute)
@@ -77,6 +81,7 @@ func (s *Server) Close() error {
 	var err error
 	if !s.closed {
 		s.closed = true
+		close(s.closing)
 		s.cancel(net.ErrClosed)
 		err = s.listen.Close()
 		for c := range s.conns {
@@ -91,36 +96,58 @@ func (s *Server) Close() error {
 func (s *Server) accept() {
 	defer s.serving.Done()
 	for pause := time.Duration(0); ; {
-		select {
-		case s.slots <- struct{}{}:
-		case <-s.ctx.Done():
-			if s.isClosed() {
-				return
-			}
-			s.slots <- struct{}{} // requests are refused from now on, not connections
-		}
 		nc, err := s.listen.Accept()
 		if err == nil {
 			pause = 0
-			s.start(nc)
+			s.admit(nc)
 			continue
-		}
-		<-s.slots
-		if s.isClosed() {
-			return
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second) // out of descriptors, as a rule
 		select {
 		case <-time.After(pause):
-		case <-s.ctx.Done():
+		case <-s.closing:
+			return
 		}
 	}
 }
 
-func (s *Server) isClosed() bool {
+// admit starts a connection as soon as there is a slot for it. Until then those
+// that end a request end altogether, and those that have nothing to do are cut.
+func (s *Server) admit(nc net.Conn) {
+	select {
+	case s.slots <- struct{}{}:
+		s.start(nc)
+		return
+	default:
+	}
+	s.crowded.Store(true)
+	defer s.crowded.Store(false)
+	tick := time.NewTicker(spareFor / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case s.slots <- struct{}{}:
+			s.start(nc)
+			return
+		case <-s.closing:
+			nc.Close()
+			return
+		case <-tick.C:
+			s.cutIdle()
+		}
+	}
+}
+
+// cutIdle closes connections that have had nothing to do for a while.
+func (s *Server) cutIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.closed
+	for c := range s.conns {
+		since := c.idle.Load()
+		if since > 0 && time.Since(time.Unix(0, since)) > spareFor && c.idle.CompareAndSwap(since, cut) {
+			c.raw.Close()
+		}
+	}
 }
 
 func (s *Server) start(nc net.Conn) {
@@ -145,10 +172,12 @@ type Conn struct {
 	cancel context.CancelCauseFunc
 	fields []Field
 	watch  watched
+	idle   atomic.Int64 // since when, in Unix nanoseconds; 0: busy; cut: closed for others to come in
 
 	request Request
 	body    int64 // what of the request's body is not read yet; see Request.Length
 	answer  state
+	last    bool // the connection ends with this answer, and the client knows
 }
 
 // state is how far an answer has got.
@@ -158,16 +187,15 @@ const (
 	unanswered state = iota
 	answering
 	answered
-	last // answered, and the connection ends
 )
+
+// cut marks a connection that was closed while it was idle.
+const cut = -1
 
 var errGone = errors.New("the client has left")
 
 // Context ends when the client leaves or the server is closed.
 func (c *Conn) Context() context.Context { return c.ctx }
-
-// Answered reports whether the answer has begun.
-func (c *Conn) Answered() bool { return c.answer != unanswered }
 
 func (c *Conn) serve() {
 	s := c.server
@@ -199,15 +227,21 @@ func (c *Conn) serve() {
 func (c *Conn) one() bool {
 	s := c.server
 	c.answer, c.body = unanswered, 0
-	if c.raw.SetReadDeadline(time.Now().Add(s.Timeouts.Idle)) != nil {
+	now := time.Now()
+	if c.raw.SetReadDeadline(now.Add(s.Timeouts.Idle)) != nil {
 		return false
 	}
+	c.idle.Store(now.UnixNano())
 	head, err := c.in.head(maxHead, func() error { return c.raw.SetReadDeadline(time.Now().Add(s.Timeouts.Head)) })
+	if c.idle.Swap(0) == cut {
+		return false
+	}
 	if err == nil {
 		c.request, err = ParseRequest(head, c.fields)
 	}
 	if err != nil {
 		if !quiet(err) {
+			c.request = Request{Close: true}
 			s.Refuse(c, err)
 			c.linger()
 		}
@@ -219,10 +253,10 @@ func (c *Conn) one() bool {
 	}
 	s.Handle(c, &c.request)
 	s.Watcher.remove(&c.watch)
-	if c.answer == last && (c.body != 0 || len(c.in.held()) > 0) {
+	if c.answer == answered && c.last && (c.body != 0 || len(c.in.held()) > 0) {
 		c.linger()
 	}
-	return c.answer == answered && c.ctx.Err() == nil
+	return c.answer == answered && !c.last && c.ctx.Err() == nil
 }
 
 // quiet reports whether err is a client that went away between requests, or one
@@ -303,7 +337,9 @@ func (c *Conn) readChunks(limit int64, buffer func(used, n int) []byte) (int, er
 }
 
 // keep reports whether the connection can take another request.
-func (c *Conn) keep() bool { return c.body == 0 && !c.request.Close && c.ctx.Err() == nil }
+func (c *Conn) keep() bool {
+	return c.body == 0 && !c.request.Close && c.ctx.Err() == nil && !c.server.crowded.Load()
+}
 
 // Reply is an answer of so many bytes, or, with a Length of -1, of pieces.
 type Reply struct {
@@ -329,7 +365,7 @@ func (c *Conn) Begin(b []byte, r Reply) []byte {
 	} else {
 		b = append(b, "Transfer-Encoding: chunked"...)
 	}
-	if !c.keep() {
+	if c.last = !c.keep(); c.last {
 		b = append(b, "\r\nConnection: close"...)
 	}
 	c.answer = answering
@@ -371,9 +407,4 @@ func (c *Conn) Answer(status int, fields []Field, text []byte) {
 }
 
 // Finish says that the whole reply is written.
-func (c *Conn) Finish() {
-	c.answer = last
-	if c.keep() {
-		c.answer = answered
-	}
-}
+func (c *Conn) Finish() { c.answer = answered }

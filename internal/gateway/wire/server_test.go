@@ -323,3 +323,19 @@ func TestTimeoutsEndSlowClientsButNoStream(t *testing.T) {
 		}
 	}
 }
+
+func TestIdleConnectionsMakeRoomForThoseThatWait(t *testing.T) {
+	f := startFront(t, "tcp", echo, func(s *wire.Server) { s.MaxConns = 2 })
+	for range 2 { // two that stay, with nothing to do
+		c, br := f.dial(t)
+		io.WriteString(c, getHead)
+		answer(t, br)
+	}
+	for range 3 {
+		c, br := f.dial(t)
+		io.WriteString(c, getHead)
+		if status, _ := answer(t, br); status != 200 {
+			t.Errorf("%d", status)
+		}
+	}
+}
