@@ -148,7 +148,7 @@ func (x *exchange) measure(p []byte) {
 		return
 	}
 	before := x.meter.Tokens()
-	x.meter.Write(p)
+	x.meter.Feed(p)
 	if now := x.meter.Tokens(); now != before {
 		x.record(now)
 	}

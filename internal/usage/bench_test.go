@@ -32,7 +32,7 @@ func BenchmarkMeter(b *testing.B) {
 	b.Run("document", func(b *testing.B) {
 		for b.Loop() {
 			m := usage.NewMeter("application/json", "", 1000)
-			m.Write(document)
+			m.Feed(document)
 			if m.Finish().Output != 20 {
 				b.Fatal("not measured")
 			}
@@ -42,7 +42,7 @@ func BenchmarkMeter(b *testing.B) {
 	b.Run("stream", func(b *testing.B) {
 		for b.Loop() {
 			m := usage.NewMeter("text/event-stream", "", 1000)
-			m.Write(events)
+			m.Feed(events)
 			if m.Finish().Output == 0 {
 				b.Fatal("not measured")
 			}

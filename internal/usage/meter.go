@@ -62,11 +62,10 @@ func NewMeter(contentType, encoding string, requestBytes int) *Meter {
 	return m
 }
 
-// Write takes the next bytes of the answer. It never fails.
-func (m *Meter) Write(p []byte) (int, error) {
+// Feed takes the next bytes of the answer.
+func (m *Meter) Feed(p []byte) {
 	m.seen += int64(len(p))
 	m.read(m, p)
-	return len(p), nil
 }
 
 // Model returns the model that answered, or "" if that was not told.

@@ -37,7 +37,7 @@ var streamTokens = usage.Tokens{Input: 100, Output: 25, CacheRead: 40, CacheWrit
 
 func feed(m *usage.Meter, text string, piece int) {
 	for i := 0; i < len(text); i += piece {
-		m.Write([]byte(text[i:min(i+piece, len(text))]))
+		m.Feed([]byte(text[i:min(i+piece, len(text))]))
 	}
 }
 
@@ -55,7 +55,7 @@ func TestMeterReadsAStreamInAnyPieces(t *testing.T) {
 
 func TestMeterTellsThePromptBeforeTheAnswerEnds(t *testing.T) {
 	m := usage.NewMeter("text/event-stream", "identity", 5000)
-	m.Write([]byte(stream[:strings.Index(stream, "event: content_block_start")]))
+	m.Feed([]byte(stream[:strings.Index(stream, "event: content_block_start")]))
 	if got := m.Tokens(); got.Input != 100 || got.CacheRead != 40 {
 		t.Errorf("after message_start: %+v", got)
 	}
@@ -125,12 +125,12 @@ func TestAnErrorBeforeTheAnswerCostsNothing(t *testing.T) {
 func TestMeterMemoryDoesNotGrowWithTheStream(t *testing.T) {
 	m := usage.NewMeter("text/event-stream", "", 100)
 	piece := []byte(strings.Repeat("z", 32<<10))
-	m.Write([]byte("event: message_start\ndata: "))
+	m.Feed([]byte("event: message_start\ndata: "))
 	for range 16 {
-		m.Write(piece)
+		m.Feed(piece)
 	}
-	m.Write([]byte("\n\n"))
-	if n := testing.AllocsPerRun(100, func() { m.Write(piece) }); n > 0 {
+	m.Feed([]byte("\n\n"))
+	if n := testing.AllocsPerRun(100, func() { m.Feed(piece) }); n > 0 {
 		t.Errorf("%v allocations for a piece of an endless line", n)
 	}
 	if got := usage.Held(m); got > 200<<10 {
@@ -141,7 +141,7 @@ func TestMeterMemoryDoesNotGrowWithTheStream(t *testing.T) {
 func TestCountsFarOutOfRangeDoNotOverflow(t *testing.T) {
 	for _, n := range []string{"9223372036854775807", "-9223372036854775808", "1e30", "\"7\"", "null"} {
 		m := usage.NewMeter("application/json", "", 0)
-		fmt.Fprintf(m, `{"model":"claude-opus-4-1","usage":{"input_tokens":%s,"output_tokens":%s,"cache_creation_input_tokens":%s,"cache_read_input_tokens":%s}}`, n, n, n, n)
+		m.Feed(fmt.Appendf(nil, `{"model":"claude-opus-4-1","usage":{"input_tokens":%s,"output_tokens":%s,"cache_creation_input_tokens":%s,"cache_read_input_tokens":%s}}`, n, n, n, n))
 		got := m.Finish().Usage("claude-opus-4-1")
 		if got.Tokens() < 0 || got.Cost < 0 || got.InputTokens > 1e9 {
 			t.Errorf("%s: %+v", n, got)
@@ -159,7 +159,7 @@ func FuzzMeter(f *testing.F) {
 			return
 		}
 		whole, parts := usage.NewMeter(kind, "", 10), usage.NewMeter(kind, "", 10)
-		whole.Write([]byte(text))
+		whole.Feed([]byte(text))
 		feed(parts, text, piece)
 		if kind == "application/json" && !json.Valid([]byte(text)) {
 			return // how it is wrong may be seen or not

@@ -57,7 +57,7 @@ func (c *client) open(request []byte) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode != 200 {
+	if res.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(res.Body)
 		return nil, fmt.Errorf("answer %d %s", res.StatusCode, b)
 	}

@@ -97,7 +97,7 @@ func policyShare(k scale, t *table, hop float64) {
 		}
 		usage.ParseWindows(func(name string) string { return header[name] })
 		m := usage.NewMeter("application/json", "", len(body))
-		m.Write([]byte(document))
+		m.Feed([]byte(document))
 		r.Record(model, m.Finish().Usage(model))
 		r.End()
 		n++

@@ -53,7 +53,7 @@ func startAll(ctx context.Context) (*parts, error) {
 
 func (s *parts) startAll(ctx context.Context) error {
 	s.upstream = &target{name: "upstream"}
-	if err := s.self(ctx, s.upstream, "upstream"); err != nil {
+	if err := s.self(s.upstream, "upstream"); err != nil {
 		return err
 	}
 	s.targets = append(s.targets, &target{name: "direct", addr: s.upstream.addr, token: benchToken})
@@ -61,10 +61,10 @@ func (s *parts) startAll(ctx context.Context) error {
 		name  string
 		start func(context.Context, *target) error
 	}{
-		{"gateway", func(ctx context.Context, t *target) error { return s.self(ctx, t, "gateway") }},
+		{"gateway", func(_ context.Context, t *target) error { return s.self(t, "gateway") }},
 		{"nginx", s.nginx},
 		{"caddy", s.caddy},
-		{"stock", func(ctx context.Context, t *target) error { return s.self(ctx, t, "stock") }},
+		{"stock", func(_ context.Context, t *target) error { return s.self(t, "stock") }},
 	} {
 		target := &target{name: t.name, token: placeholder}
 		target.restart = func(ctx context.Context) error {
@@ -112,7 +112,7 @@ func (s *parts) present() []*target {
 type ready struct{ Addr, Token string }
 
 // self starts this program as a child that is one of the parts.
-func (s *parts) self(ctx context.Context, t *target, part string) error {
+func (s *parts) self(t *target, part string) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return err

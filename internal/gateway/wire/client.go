@@ -210,7 +210,7 @@ func (c *Client) try(ctx context.Context, p *Parcel, fresh bool) (*Reader, error
 func (p *Parcel) send(c net.Conn) chan struct{} {
 	b := net.Buffers{p.Head, p.Body}
 	if len(p.Body) <= inline {
-		b.WriteTo(c)
+		_, _ = b.WriteTo(c)
 		return nil
 	}
 	p.hold()
@@ -218,7 +218,7 @@ func (p *Parcel) send(c net.Conn) chan struct{} {
 	go func() {
 		defer p.release()
 		defer close(sent)
-		b.WriteTo(c)
+		_, _ = b.WriteTo(c)
 	}()
 	return sent
 }

@@ -270,7 +270,7 @@ func quiet(err error) bool {
 // has sent and nobody reads would make the kernel drop the answer.
 func (c *Conn) linger() {
 	if w, ok := c.raw.(interface{ CloseWrite() error }); ok {
-		w.CloseWrite()
+		_ = w.CloseWrite() // or the client has left
 	}
 	if c.raw.SetReadDeadline(time.Now().Add(lingerFor)) == nil {
 		io.CopyN(io.Discard, c.raw, lingerBytes)
