@@ -107,7 +107,7 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON instead of text")
 	root.AddCommand(
-		a.initCommand(), a.loginCommand(), a.importCommand(), a.profileCommand(),
+		a.initCommand(), a.loginCommand(), a.importCommand(), a.profileCommand(), a.recoverCommand(),
 		a.statusCommand(), a.checkCommand(), a.refreshCommand(), a.refreshHelperCommand(),
 		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
 		a.serveCommand(), a.agentCommand(), a.demoCommand(), a.versionCommand(),

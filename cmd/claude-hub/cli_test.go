@@ -13,9 +13,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
@@ -45,6 +47,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { sim.Close() })
 			env.Values["sim"] = sim
+			env.Values["visitors"] = new(atomic.Int64)
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
 			env.Setenv("CLAUDE_HUB_DIR", filepath.Join(env.WorkDir, "hub"))
@@ -54,17 +57,23 @@ func TestScripts(t *testing.T) {
 				name, value, _ := strings.Cut(kv, "=")
 				env.Setenv(name, value)
 			}
-			return errors.Join(os.Mkdir(home, 0o700), os.Mkdir(filepath.Join(env.WorkDir, "work"), 0o700))
+			return errors.Join(os.Mkdir(home, 0o700), os.MkdirAll(filepath.Join(env.WorkDir, "work"), 0o700))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":    cmdExits,
-			"signin":   cmdSignIn,
-			"captured": cmdCaptured,
-			"platform": cmdPlatform,
-			"counts":   cmdCounts,
-			"await":    cmdAwait,
-			"large":    cmdLarge,
-			"lastrun":  cmdLastRun,
+			"exits":     cmdExits,
+			"signin":    cmdSignIn,
+			"captured":  cmdCaptured,
+			"platform":  cmdPlatform,
+			"counts":    cmdCounts,
+			"await":     cmdAwait,
+			"large":     cmdLarge,
+			"agekey":    cmdAgeKey,
+			"recipient": cmdRecipient,
+			"lastrun":   cmdLastRun,
+			"canary":    cmdCanary,
+			"planted":   cmdPlanted,
+			"listening": cmdListening,
+			"replaced":  cmdReplaced,
 		},
 	})
 }
@@ -193,4 +202,18 @@ func cmdLastRun(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 	}
 	ts.Fatalf("no run appeared")
+}
+
+// agekey SECRET PUBLIC makes a recovery key, as age-keygen does.
+func cmdAgeKey(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := age.GenerateX25519Identity()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(key.String()+"\n"), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(key.Recipient().String()), 0o600))
+}
+
+// recipient CONFIG PUBLIC names the recovery recipient in the settings.
+func cmdRecipient(ts *testscript.TestScript, _ bool, args []string) {
+	settings := fmt.Sprintf("recovery_recipients: [%s]\n", ts.ReadFile(args[1]))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(settings), 0o600))
 }
