@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -238,5 +239,42 @@ func TestCLIGoesOnAfterFaultsOfThePlatform(t *testing.T) {
 		if got := r.run(t, "hi"); got.IsError || got.Result == "" || r.sim.Counters().Faults != 1 {
 			t.Errorf("%s: %+v, %+v", f.Kind, got, r.sim.Counters())
 		}
+	}
+}
+
+func TestPlatformIsReachedByItsNameThroughTheEnvironmentsProxy(t *testing.T) {
+	sim, err := simulator.Start(simulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sim.Close() })
+	for _, v := range []string{"NO_PROXY", "no_proxy", "https_proxy", "SSL_CERT_FILE"} {
+		t.Setenv(v, "")
+	}
+	t.Setenv("HTTPS_PROXY", sim.ProxyURL())
+	t.Setenv("NODE_EXTRA_CA_CERTS", sim.CAFile())
+	g, err := gateway.New(gateway.Config{Tokens: &owner{sim: sim}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.Close() })
+	b := &bench{gateway: g, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	if b.Endpoint, err = g.Open(t.Context(), gateway.Request{Run: "r-tls", Profile: "p", Limits: hub.Limits{Lifetime: time.Minute}}); err != nil {
+		t.Fatal(err)
+	}
+	body := `{"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,"messages":[{"role":"user","content":"` + strings.Repeat("hi ", 50_000) + `"}]}`
+	for range 3 {
+		r := b.request(t, "POST", "/v1/messages?beta=true", body)
+		r.Header.Set("Anthropic-Version", "2023-06-01")
+		r.Header.Set("Anthropic-Beta", "oauth-2025-04-20")
+		if res, text := b.do(t, r); res.StatusCode != 200 || !strings.HasSuffix(text, "data: {\"type\":\"message_stop\"}\n\n") {
+			t.Fatalf("%d %s", res.StatusCode, text)
+		}
+	}
+	if n := sim.Counters(); n.Answered != 3 || n.Connects != 1 {
+		t.Errorf("%d answered over %d connections; want 3 over 1", n.Answered, n.Connects)
+	}
+	if got := b.Usage(); got.Requests != 3 || got.OutputTokens == 0 {
+		t.Errorf("usage %+v", got)
 	}
 }
