@@ -1,10 +1,7 @@
 package bubblewrap
 
-// What the tests of this package see of its inside.
-var (
-	ParseProcessStatus = parseStatus
-	Filter             = filter
-)
+// ParseProcessStatus reads a process's status file.
+var ParseProcessStatus = parseStatus
 
 // Locate returns where control groups would be tried: memory and pids directory
 // of each place.
