@@ -2,17 +2,16 @@ package bubblewrap_test
 
 import (
 	"os/exec"
-	"slices"
 	"testing"
 	"time"
 
+	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
 )
 
 // BenchmarkTrue runs /bin/true plainly, in a sandbox, and in one with every
-// limit, in turn, so that what else the machine does hits all three. It reports
-// the medians in microseconds, and the sandboxes' as multiples of the plain run.
+// limit, in turn, so that what else the machine does hits all three.
 func BenchmarkTrue(b *testing.B) {
 	d := newDriver(b, bubblewrap.Config{})
 	home := b.TempDir()
@@ -33,8 +32,8 @@ func BenchmarkTrue(b *testing.B) {
 		took []time.Duration
 	}{
 		{name: "plain", run: func() error { return exec.Command("/bin/true").Run() }},
-		{name: "sandbox", run: inSandbox(sandbox.Limits{})},
-		{name: "limited", run: inSandbox(sandbox.Limits{
+		{name: "sandbox start", run: inSandbox(sandbox.Limits{})},
+		{name: "sandbox start, with every limit", run: inSandbox(sandbox.Limits{
 			Memory: 1 << 30, Processes: 100, Time: time.Minute, Output: 1 << 20, FileSize: 1 << 30, MinFree: 1,
 		})},
 	}
@@ -48,14 +47,9 @@ func BenchmarkTrue(b *testing.B) {
 			k.took = append(k.took, time.Since(began))
 		}
 	}
-	var plain float64
-	for _, k := range kinds {
-		slices.Sort(k.took)
-		median := float64(k.took[len(k.took)/2].Nanoseconds()) / 1000
-		if k.name == "plain" {
-			plain = median
-		}
-		b.ReportMetric(median, k.name+"-µs")
-		b.ReportMetric(median/plain, k.name+"/plain")
+	plain := hubtest.Median(kinds[0].took)
+	for _, k := range kinds[1:] {
+		median := hubtest.Median(k.took)
+		hubtest.Row(k.name, hubtest.Milliseconds(median), "fork and exec", hubtest.Milliseconds(plain), float64(median)/float64(plain))
 	}
 }
