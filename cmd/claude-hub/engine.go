@@ -39,6 +39,9 @@ func (a *app) openEngine(ctx context.Context) (engine, error) {
 	if err == nil {
 		return remote{client}, nil
 	}
+	if !errors.Is(err, hub.ErrNotFound) {
+		return nil, err
+	}
 	return a.newEngine(ctx, h, a.log())
 }
 

@@ -58,6 +58,9 @@ func (a *app) openHome() (*home, error) {
 		return nil, hub.Hint(fmt.Errorf("%w: there is no hub at %s", hub.ErrNotFound, dir),
 			"make one with `claude-hub init`, or set CLAUDE_HUB_DIR to where yours is")
 	}
+	if err := checkHome(dir); err != nil {
+		return nil, err
+	}
 	cfg, err := readConfig(configPath(dir))
 	if err != nil {
 		return nil, err

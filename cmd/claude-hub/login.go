@@ -50,6 +50,9 @@ the token itself is read from standard input or --code-file.`,
 }
 
 func (a *app) login(ctx context.Context, o loginOptions) error {
+	if err := leaveNoCore(); err != nil {
+		return err
+	}
 	h, err := a.openHome()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,6 +17,10 @@ func main() {
 	// may start there.
 	if shim.Wanted(os.Args) {
 		os.Exit(shim.Main(os.Args))
+	}
+	if err := harden(); err != nil {
+		fmt.Fprintln(os.Stderr, "claude-hub:", err)
+		os.Exit(exitError)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

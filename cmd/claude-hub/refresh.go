@@ -73,6 +73,9 @@ func (a *app) refreshHelperCommand() *cobra.Command {
 		Hidden:             true,
 		DisableFlagParsing: true,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := leaveNoCore(); err != nil {
+				return err
+			}
 			h, err := a.openHome()
 			if err != nil {
 				return err
