@@ -43,6 +43,7 @@ func (w *world) wantLoginRequired(r *refresh.Refresher, stale hub.Generation, re
 // old token is never sent again, the status says what happened, the spare takes
 // over, and a new sign-in mends it all.
 func TestLostAnswer(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []simulator.FaultKind{simulator.FaultLostReply, simulator.FaultHalfReply, simulator.FaultBrokenJSON, simulator.FaultErrorAfterCommit} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -83,6 +84,7 @@ func TestLostAnswer(t *testing.T) {
 
 // Answers that rotate nothing: the refresh is tried again after a back-off.
 func TestTroubleIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	for _, f := range []simulator.Fault{
 		fault(simulator.FaultServerError, 2), fault(simulator.FaultRateLimit, 2), fault(simulator.FaultBadGateway, 2), fault(simulator.FaultOverloaded, 2),
 		{Endpoint: simulator.EndpointToken, Kind: simulator.FaultStatus, Status: 403, Times: 2},
@@ -103,6 +105,7 @@ func TestTroubleIsTriedAgain(t *testing.T) {
 // While the back-off runs nobody is asked, and who can't wait is told when to
 // come again. Callers whose token lives notice nothing.
 func TestBackoff(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	hour := with("TEST_BACKOFF=1h")
 	r := w.refresher(hour, impatient)
@@ -134,6 +137,7 @@ func TestBackoff(t *testing.T) {
 
 // A refused refresh token is not sent again. What lives is used to its end.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	w.sim.Inject(fault(simulator.FaultInvalidGrant, 1))
@@ -155,6 +159,7 @@ func TestRefused(t *testing.T) {
 // An answer that is lost when the old access token has expired already can't be
 // cleared up: only the owner may send the old refresh token again.
 func TestUnknownIsSaidNotGuessed(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		kind    simulator.FaultKind
 		rotated int
@@ -192,32 +197,48 @@ func TestUnknownIsSaidNotGuessed(t *testing.T) {
 // While nobody can say whether the token was rotated, it is not sent; it is asked
 // about until somebody can.
 func TestUnknownIsFoundOutLater(t *testing.T) {
-	w := newWorld(t, simulator.Config{}, "")
-	r := w.refresher(impatient, with("TEST_BACKOFF=1ns"))
-	w.sim.Inject(fault(simulator.FaultDrop, 1))
-	w.sim.Inject(simulator.Fault{Endpoint: simulator.EndpointProfile, Kind: simulator.FaultServerError})
-	if _, _, err := w.ask(r, 1); err == nil || errors.Is(err, hub.ErrLoginRequired) {
-		t.Errorf("AccessToken = %v; want trouble", err)
+	t.Parallel()
+	trouble := func(times int) simulator.Fault {
+		return simulator.Fault{Endpoint: simulator.EndpointProfile, Kind: simulator.FaultServerError, Times: times}
 	}
-	w.eventually("the platform is asked a few times", func() bool {
-		w.ask(r, 1)
-		return w.sim.Counters().Profiles >= 2 || w.sim.Counters().Faults >= 4
+	t.Run("it is said", func(t *testing.T) {
+		w := newWorld(t, simulator.Config{}, "")
+		r := w.refresher(impatient, with("TEST_BACKOFF=1h"))
+		w.sim.Inject(fault(simulator.FaultDrop, 1))
+		w.sim.Inject(trouble(0))
+		for range 2 {
+			if _, _, err := w.ask(r, 1); err == nil || errors.Is(err, hub.ErrLoginRequired) {
+				t.Errorf("AccessToken = %v; want trouble", err)
+			}
+		}
+		if s := w.status(r); s.Health != hub.HealthSuspect || !strings.Contains(s.Reason, "not known yet") || !s.Interrupted {
+			t.Errorf("status = %+v; want suspect", s)
+		}
+		w.sim.ClearFaults()
+		if out, err := r.Refresh(t.Context(), w.profile.ID, false); err == nil || out.Status.Interrupted || !strings.Contains(out.Status.Reason, "nothing was rotated") {
+			t.Errorf("Refresh = %+v, %v; want it found out that nothing was rotated", out.Status, err)
+		}
+		w.wantCounts(1, 0)
 	})
-	w.wantCounts(1, 0)
-	if s := w.status(r); s.Health != hub.HealthSuspect || !strings.Contains(s.Reason, "not known yet") || !s.Interrupted {
-		t.Errorf("status = %+v; want suspect", s)
-	}
-	w.sim.ClearFaults()
-	w.eventually("the refresh is tried again", func() bool {
-		_, gen, err := w.ask(r, 1)
-		return err == nil && gen == 2
+	t.Run("nothing is sent meanwhile", func(t *testing.T) {
+		w := newWorld(t, simulator.Config{}, "")
+		w.sim.Inject(fault(simulator.FaultDrop, 1))
+		w.sim.Inject(trouble(3))
+		if _, gen := w.token(w.refresher(with("TEST_BACKOFF=1ns")), 1); gen != 2 { // no back-off hides what happens
+			t.Errorf("generation %d; want 2", gen)
+		}
+		// Three times in vain, once with success, and once more before it was sent.
+		if got := w.sim.Counters().Profiles; got != 5 {
+			t.Errorf("the platform was asked %d times; want 5", got)
+		}
+		w.wantCounts(2, 1)
 	})
-	w.wantCounts(2, 1)
 }
 
 // A refresh that left no trace is asked about once more before the same token is
 // sent again: the platform may have taken its time to rotate.
 func TestDoubtIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher(impatient, with("TEST_BACKOFF=1s"))
 	w.sim.Inject(fault(simulator.FaultDrop, 1))
@@ -236,6 +257,7 @@ func TestDoubtIsAskedAgain(t *testing.T) {
 // Where the platform's side of the tunnel never speaks, nothing was sent, and
 // nothing needs to be asked: also when the old token has expired.
 func TestNotReachedIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -278,6 +300,7 @@ func TestNotReachedIsTriedAgain(t *testing.T) {
 }
 
 func TestAnswerWithoutRefreshToken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{OmitRefreshToken: true}, "")
 	r := w.refresher()
 	for gen := hub.Generation(1); gen <= 2; gen++ {
@@ -299,6 +322,7 @@ func TestAnswerWithoutRefreshToken(t *testing.T) {
 // An answer with a token that has expired already is kept, since the old pair is
 // gone, and is no reason to ask again and again.
 func TestExpiredAnswerDoesNotLoop(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher(impatient, with("TEST_BACKOFF=1h"))
 	w.sim.Inject(simulator.Fault{Endpoint: simulator.EndpointToken, Kind: simulator.FaultWrongExpiry, Delay: -9 * time.Hour})
@@ -317,6 +341,7 @@ func TestExpiredAnswerDoesNotLoop(t *testing.T) {
 
 // A platform that refuses every token is not made to rotate with every request.
 func TestTokensThatDieYoung(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher(impatient, with("TEST_BACKOFF=1h"))
 	var err error
@@ -337,6 +362,7 @@ func TestTokensThatDieYoung(t *testing.T) {
 
 // A clock by which every new token has expired already ends in an error.
 func TestClockFarAhead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	if _, gen, err := w.ask(w.refresher(w.at(9*time.Hour)), 0); err == nil || !strings.Contains(err.Error(), "no token that lives") {
 		t.Errorf("AccessToken = generation %d, %v; want an error", gen, err)
@@ -346,6 +372,7 @@ func TestClockFarAhead(t *testing.T) {
 
 // The end of the login is not asked about.
 func TestLoginAtItsEnd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	w.signIn(simulator.SignIn{AccessTTL: -2 * time.Hour, LoginTTL: -time.Hour})
 	r := w.refresher()
@@ -357,6 +384,7 @@ func TestLoginAtItsEnd(t *testing.T) {
 }
 
 func TestNoLogin(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	for _, id := range []hub.ProfileID{"", "p-", "p-../x", "../p-x", "p-a/b", "p-A", "default"} {
@@ -379,6 +407,7 @@ func TestNoLogin(t *testing.T) {
 
 // A profile with nothing but a setup token: it is static, and a 401 is its end.
 func TestSetupTokenOnly(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	w.profile = hub.Profile{ID: hub.NewProfileID(), Name: "static", Created: time.Now()}
 	if err := w.vault.CreateProfile(t.Context(), w.profile); err != nil {

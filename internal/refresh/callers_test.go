@@ -21,6 +21,7 @@ import (
 // Before its end a token is served and refreshed behind the callers; shortly
 // before, they wait.
 func TestAdvisoryAndMandatoryWindow(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	w.signIn(simulator.SignIn{AccessTTL: time.Hour})
 	early := w.refresher(w.at(44 * time.Minute))
@@ -54,6 +55,7 @@ func TestAdvisoryAndMandatoryWindow(t *testing.T) {
 
 // Many callers in many processes report the same dead token: one token request.
 func TestStorm(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	storm(w, 3, 40, 2)
 	w.wantCounts(2, 2)
@@ -166,6 +168,7 @@ func helperEnviron() []string {
 
 // A caller that gives up takes nobody else's flight with it.
 func TestCallersCanLeave(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	w.failAt("send.before", "hold")
@@ -191,6 +194,7 @@ func TestCallersCanLeave(t *testing.T) {
 // The Refresher that asked is gone; its helper goes on, and another Refresher waits
 // for it instead of sending anything itself.
 func TestHelperOutlivesStop(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	first := w.refresher()
 	w.failAt("answer.before", "hold")
@@ -231,6 +235,7 @@ func TestHelperOutlivesStop(t *testing.T) {
 // With nobody asking, the sweep keeps a token of two seconds alive, finishes what
 // was interrupted, and ends when told.
 func TestSweepKeepsUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{AccessTTL: 2 * time.Second}, "")
 	r := w.refresher()
 	w.failAt("commit.before", "kill")

@@ -195,7 +195,6 @@ func TestFactsAboutTheCLI(t *testing.T) {
 			"invalid_grant": {fault: fault(simulator.FaultInvalidGrant, 0), exit: 1, words: "Couldn't log in: Request failed with status code 400"},
 			"429":           {fault: fault(simulator.FaultRateLimit, 0), exit: 1, words: "Couldn't log in: Request failed with status code 429"},
 			"500":           {fault: fault(simulator.FaultServerError, 0), exit: 1, words: "Couldn't log in: Request failed with status code 500"},
-			"30 s":          {fault: fault(simulator.FaultHang, 0), exit: 1, words: "Couldn't log in: timeout of 30000ms exceeded"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

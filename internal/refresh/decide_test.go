@@ -18,6 +18,7 @@ func made(start time.Time, life time.Duration) *login {
 }
 
 func TestWindowsFollowTheTokensLife(t *testing.T) {
+	t.Parallel()
 	start := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct{ life, advisory, mandatory time.Duration }{
 		{8 * time.Hour, 30 * time.Minute, time.Minute},
@@ -38,6 +39,7 @@ func TestWindowsFollowTheTokensLife(t *testing.T) {
 }
 
 func TestDecide(t *testing.T) {
+	t.Parallel()
 	start := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	const life = 8 * time.Hour
 	at := func(d time.Duration) time.Time { return start.Add(d) }
@@ -97,6 +99,7 @@ func TestDecide(t *testing.T) {
 
 // What the sweep waits for is never later than what callers would wait for.
 func TestDue(t *testing.T) {
+	t.Parallel()
 	start := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	l := made(start, 8*time.Hour)
 	now := start.Add(time.Hour)
@@ -119,6 +122,7 @@ func TestDue(t *testing.T) {
 }
 
 func TestBackoffGrowsAndIsBounded(t *testing.T) {
+	t.Parallel()
 	for failures, most := range map[int]time.Duration{0: 5 * time.Second, 1: 5 * time.Second, 2: 10 * time.Second, 5: 80 * time.Second, 8: 10 * time.Minute, 1000: 10 * time.Minute} {
 		for range 100 {
 			if d := backoff(failures, firstBackoff, longestBackoff); d < most/2 || d > most {
@@ -154,6 +158,7 @@ func FuzzParseAttemptLog(f *testing.F) {
 
 // A nearly full or read-only file system is seen before anything is sent.
 func TestCheckRoom(t *testing.T) {
+	t.Parallel()
 	if err := checkRoom(t.TempDir()); err != nil {
 		t.Errorf("checkRoom of a directory with room: %v", err)
 	}

@@ -22,6 +22,7 @@ import (
 // room all goes on without a restart. If the disk fills up after the answer has
 // come, the answer waits in its directory.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	login := filepath.Join(t.TempDir(), "login")
 	if err := os.WriteFile(login, w.login.Credentials, 0o600); err != nil {

@@ -33,6 +33,7 @@ func script(t *testing.T, body string) string {
 // A CLI that misbehaves costs a failed refresh, and nothing else: it is bounded in
 // time, words and files, its children go with it, and nothing was sent.
 func TestMisbehavingCLI(t *testing.T) {
+	t.Parallel()
 	pid := filepath.Join(t.TempDir(), "pid")
 	for name, body := range map[string]string{
 		"hangs":             "exec sleep 1000",
@@ -101,6 +102,7 @@ func (w *world) wantGone(file string) {
 // While the CLI lives, its helper may be dead: whoever comes next waits for the
 // CLI, and then finds its answer.
 func TestCLIOutlivesItsHelper(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	started, goOn := filepath.Join(dir, "started"), filepath.Join(dir, "go")
 	// The CLI has its answer, and dawdles before it writes that down.
@@ -171,6 +173,7 @@ func (w *world) helpers() []int {
 
 // Polite signals do not stop a helper, and it has no terminal whose end could.
 func TestHelperIgnoresSignals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	w.failAt("answer.before", "hold")
@@ -208,6 +211,7 @@ func sessionOf(pid int) (int, error) {
 // The CLI may hold locks, sessions and descriptors of its own only: a helper's lock
 // is free when the helper is gone.
 func TestCLIDoesNotHoldTheLock(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, script(t, "ls -l /proc/self/fd; exit 1"))
 	r := w.refresher(impatient)
 	w.failAt("answer.after", "kill")
@@ -227,6 +231,7 @@ func TestCLIDoesNotHoldTheLock(t *testing.T) {
 
 // Somebody commits another login while ours is at the platform.
 func TestLostSwap(t *testing.T) {
+	t.Parallel()
 	arrange := func(t *testing.T) *world {
 		w := newWorld(t, simulator.Config{}, "")
 		w.failAt("commit.before", "hold")
@@ -278,6 +283,7 @@ func TestLostSwap(t *testing.T) {
 // No file but the vault's, no log, no argument and no error holds a token, while a
 // refresh is interrupted or after it.
 func TestTokensStayInTheVault(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	w.failAt("answer.before", "hold")
@@ -331,6 +337,7 @@ func (w *world) wantPrivate() {
 
 // A CLI that sends the same refresh token twice does not get through twice.
 func TestOneTunnelPerRefresh(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, script(t, `'`+standIn(t)+`' "$@"; CLAUDE_CONFIG_DIR="$HOME" '`+standIn(t)+`' "$@"`))
 	if _, gen := w.token(w.refresher(), 1); gen != 2 {
 		t.Errorf("generation %d; want 2", gen)
@@ -343,6 +350,7 @@ func TestOneTunnelPerRefresh(t *testing.T) {
 
 // Nobody else on the machine gets through the door while it stands open.
 func TestDoorHasAPassword(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	proxy, done := filepath.Join(dir, "proxy"), filepath.Join(dir, "done")
 	w := newWorld(t, simulator.Config{}, script(t, `echo "$HTTPS_PROXY" > `+proxy+`.tmp; mv `+proxy+`.tmp `+proxy+`
@@ -375,6 +383,7 @@ while [ ! -e `+done+` ]; do sleep 0.01; done; exec '`+standIn(t)+`' "$@"`))
 // The room for an answer is taken before the CLI starts and given back before the
 // answer comes.
 func TestBallast(t *testing.T) {
+	t.Parallel()
 	seen := filepath.Join(t.TempDir(), "seen")
 	w := newWorld(t, simulator.Config{}, script(t, `ls -s "$HOME/../ballast" > `+seen+`; '`+standIn(t)+`' "$@"; ls "$HOME/.." >> `+seen))
 	w.token(w.refresher(), 1)
@@ -391,6 +400,7 @@ func TestBallast(t *testing.T) {
 // A status file that nobody can read must not lead to sending a token; a login that
 // works goes on working, and the hint helps.
 func TestDamagedFiles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher(impatient)
 	if err := os.MkdirAll(w.refreshDir(), 0o700); err != nil {
@@ -427,6 +437,7 @@ func TestDamagedFiles(t *testing.T) {
 
 // The helper refuses what no Refresher would ask for.
 func TestHelperArguments(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	good := "--profile=" + string(w.profile.ID)
 	for _, args := range [][]string{

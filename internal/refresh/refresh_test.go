@@ -8,6 +8,7 @@ import (
 )
 
 func TestRotates(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	first, gen := w.token(r, 0)

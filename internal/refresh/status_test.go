@@ -19,6 +19,7 @@ import (
 )
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	w.spare()
 	r := w.refresher()
@@ -49,6 +50,7 @@ func TestStatus(t *testing.T) {
 // Check refreshes what needs it, and with a probe finds out what only the platform
 // knows.
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	r := w.refresher()
 	client := w.sim.Client()
@@ -79,6 +81,7 @@ func TestCheck(t *testing.T) {
 // A probe answers yes, no, or that it can't tell; it sends its token to the
 // platform alone.
 func TestProbe(t *testing.T) {
+	t.Parallel()
 	var status int
 	var seen http.Header
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -124,6 +127,7 @@ func (r rewrite) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func TestNewRefuses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Config{}, "")
 	nowhere := filepath.Join(t.TempDir(), "mistyped")
 	for name, cfg := range map[string]refresh.Config{
