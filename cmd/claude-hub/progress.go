@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
@@ -19,6 +23,37 @@ type progress struct {
 }
 
 func newProgress(a *app) *progress { return &progress{a: a, out: a.stdout} }
+
+// untilUnread returns a context that ends when nobody reads the output any more,
+// as with `| head`. The kernel's way, to kill this process, would leave the run
+// without its verdict and its private home on the disk until the next command.
+func (p *progress) untilUnread(ctx context.Context) (context.Context, func()) {
+	if isTerminal(p.out) {
+		return ctx, func() {}
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGPIPE) // not ignored: that would pass on to programs that are started
+	ctx, cancel := context.WithCancel(ctx)
+	p.out = &readOutput{p.out, cancel}
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel()
+	}
+}
+
+// readOutput calls unread when it cannot be written to.
+type readOutput struct {
+	io.Writer
+	unread func()
+}
+
+func (w *readOutput) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if err != nil {
+		w.unread()
+	}
+	return n, err
+}
 
 // event shows one line of the CLI's stream.
 func (p *progress) event(line []byte) {

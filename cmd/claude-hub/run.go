@@ -68,6 +68,8 @@ func (a *app) run(ctx context.Context, o runOptions, prompt string) error {
 	}
 	defer e.Close()
 	show := newProgress(a)
+	ctx, stop := show.untilUnread(ctx)
+	defer stop()
 	r, err := e.Run(ctx, req, show.event)
 	if r.ID == "" {
 		return err
