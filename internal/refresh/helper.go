@@ -126,7 +126,7 @@ func newHelper(cfg HelperConfig) (*helper, error) {
 		cfg.Proxy = http.ProxyFromEnvironment
 	}
 	if cfg.Probe == nil {
-		client, err := platformClient()
+		client, err := PlatformClient()
 		if err != nil {
 			return nil, err
 		}

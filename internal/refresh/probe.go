@@ -53,10 +53,10 @@ func NewProbe(client *http.Client) Probe {
 	}
 }
 
-// platformClient returns a client for the few requests of our own. It obeys the
+// PlatformClient returns a client for the few requests of our own. It obeys the
 // variables that the CLI obeys: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE (Go does
 // that by itself) and NODE_EXTRA_CA_CERTS.
-func platformClient() (*http.Client, error) {
+func PlatformClient() (*http.Client, error) {
 	tr := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 10 * time.Second}
 	if extra := os.Getenv("NODE_EXTRA_CA_CERTS"); extra != "" {
 		pool, err := x509.SystemCertPool()
