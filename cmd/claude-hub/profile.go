@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -60,7 +62,10 @@ func (a *app) profileRemoveCommand() *cobra.Command {
 			if !yes && !a.confirm(fmt.Sprintf("Remove the profile %q and its login for good?", p.Name)) {
 				return hub.Hint(fmt.Errorf("%w: nothing was removed", hub.ErrCancelled), "add --yes to remove it without a question")
 			}
-			return h.vault.Remove(c.Context(), p.ID)
+			if err := h.vault.Remove(c.Context(), p.ID); err != nil {
+				return err
+			}
+			return os.RemoveAll(filepath.Join(h.dir, "refresh", string(p.ID)))
 		},
 	}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -198,7 +197,11 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 	defer r.Stop()
 	var probe refresh.Probe
 	if live {
-		probe = refresh.NewProbe(http.DefaultClient)
+		client, err := refresh.PlatformClient()
+		if err != nil {
+			return err
+		}
+		probe = refresh.NewProbe(client)
 	}
 	s, err := r.Check(ctx, p.ID, probe)
 	if err != nil {
