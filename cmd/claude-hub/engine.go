@@ -88,12 +88,10 @@ func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local,
 	if cfg.Agent, cfg.Driver, e.noAgent = h.sandboxParts(ctx, log); e.noAgent != nil {
 		cfg.Agent, cfg.Driver = "", nil
 	}
-	if e.runner, err = run.New(cfg); err == nil {
-		_, err = e.runner.Reconcile(ctx)
-	}
-	if err != nil {
+	if e.runner, err = run.New(cfg); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
+	closeInterrupted(ctx, e.runner, log)
 	return e, nil
 }
 
@@ -205,13 +203,19 @@ func (a *app) openRuns(ctx context.Context) (*runBook, error) {
 		return nil, err
 	}
 	r, err := run.New(run.Config{Dir: h.dir, Store: s})
-	if err == nil {
-		_, err = r.Reconcile(ctx)
-	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	closeInterrupted(ctx, r, a.log())
 	return &runBook{s, r}, nil
+}
+
+// closeInterrupted takes care of runs whose process has died. One that can't be
+// closed is told, and keeps nobody from working.
+func closeInterrupted(ctx context.Context, r *run.Runner, log *slog.Logger) {
+	if _, err := r.Reconcile(ctx); err != nil {
+		log.Warn("what a killed run has left could not be removed", "err", err)
+	}
 }
 
 func (b *runBook) Close() error { return b.store.Close() }
