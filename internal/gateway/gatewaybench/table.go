@@ -25,7 +25,7 @@ func (t *table) rows(name, unit string, v values) {
 		switch {
 		case tg.missing:
 			fmt.Printf(rowFormat, name, number(v["gateway"], unit), tg.name, "not installed", "")
-		case ok && base > 0:
+		case ok && base > 0 && v["gateway"] >= 0: // what is added may drown in noise
 			fmt.Printf(rowFormat, name, number(v["gateway"], unit), tg.name, number(base, unit), fmt.Sprintf("%.2f", v["gateway"]/base))
 		case ok:
 			fmt.Printf(rowFormat, name, number(v["gateway"], unit), tg.name, number(base, unit), "-")
