@@ -1,9 +1,13 @@
 package bubblewrap
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
@@ -31,26 +35,67 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 	return l.w.Write(b)
 }
 
-// pump carries output until its end. What goes beyond the limit ends the sandbox
-// and is thrown away, and so does a writer that fails.
+// pump carries output until its end, or until cutOff. What goes beyond the limit
+// ends the sandbox and is thrown away, and so does a writer that fails.
 func (p *process) pump(from *os.File, to io.Writer) {
 	buf := make([]byte, 32<<10)
-	limit := p.spec.Limits.Output
 	for {
 		n, err := from.Read(buf)
-		part := buf[:n]
-		if total := p.output.Add(int64(n)); limit > 0 && total > limit {
-			part = part[:max(0, int64(n)-(total-limit))]
-			p.kill(sandbox.ReasonOutput)
-		}
-		if len(part) > 0 && to != nil {
-			if _, werr := to.Write(part); werr != nil {
-				p.kill(sandbox.ReasonKilled)
-				to = nil
-			}
+		to = p.deliver(buf[:n], to)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			p.drain(from, to, buf)
+			return
 		}
 		if err != nil {
 			return
+		}
+	}
+}
+
+// deliver writes one part of the output, and returns what the next part is to be
+// written to.
+func (p *process) deliver(part []byte, to io.Writer) io.Writer {
+	limit := p.spec.Limits.Output
+	if total := p.output.Add(int64(len(part))); limit > 0 && total > limit {
+		part = part[:max(0, int64(len(part))-(total-limit))]
+		p.kill(sandbox.ReasonOutput)
+	}
+	if len(part) == 0 || to == nil {
+		return to
+	}
+	if _, err := to.Write(part); err != nil {
+		p.kill(sandbox.ReasonKilled)
+		return nil
+	}
+	return to
+}
+
+// maxPipe is more than a pipe of an ordinary user can hold.
+const maxPipe = 1 << 20
+
+// drain delivers what a pipe holds when all of its sandbox's processes are gone.
+// Its end need not come: a job can have passed its output on to a process that
+// lives on, through a socket in a shared workspace.
+func (p *process) drain(from *os.File, to io.Writer, buf []byte) {
+	conn, err := from.SyscallConn()
+	if err != nil {
+		return
+	}
+	for total := 0; total < maxPipe; {
+		n := 0
+		if err := conn.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }); n <= 0 || err != nil {
+			return
+		}
+		to = p.deliver(buf[:n], to)
+		total += n
+	}
+}
+
+// cutOff ends the pumps once they have delivered what is there.
+func (p *process) cutOff() {
+	for _, f := range []*os.File{p.pipes.stdout, p.pipes.stderr} {
+		if err := f.SetReadDeadline(time.Now()); err != nil {
+			p.driver.log.Warn("a sandbox's output can't be cut off", "error", err)
 		}
 	}
 }

@@ -130,6 +130,7 @@ func (p *process) supervise(ctx context.Context) {
 	go func() {
 		last, err := p.nextStatus()
 		p.awaitEnd()
+		p.cutOff()
 		pumps.Wait()
 		watch.stop()
 		stopContext()

@@ -36,6 +36,8 @@ func Main(args []string) {
 	case "foreign-call":
 		foreignCall()
 		answer = "survived"
+	case "hand-over":
+		probeHandOver()
 	case "eat":
 		probeEat()
 	case "forks":

@@ -41,6 +41,7 @@ func Run(t *testing.T, d sandbox.Driver) {
 		{"NoNetwork", testNetwork},
 		{"SocketCarriesBothWays", testSocket},
 		{"WriterFails", testWriterFails},
+		{"OutputLivesOnElsewhere", testHandOver},
 		{"TreeIsGone", testTree},
 		{"Interrupt", testInterrupt},
 		{"Kill", testKill},
