@@ -127,6 +127,7 @@ func (s *parts) self(t *target, part string) error {
 	if err != nil {
 		return err
 	}
+	t.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // also if we are killed
 	if err := t.cmd.Start(); err != nil {
 		t.cmd = nil
 		return err
@@ -223,6 +224,7 @@ func (s *parts) installed(ctx context.Context, t *target, name, file, conf strin
 	t.cmd = exec.Command(path, args(confPath)...)
 	t.cmd.Dir = dir
 	t.cmd.Env = []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "PATH=" + os.Getenv("PATH")}
+	t.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // also if we are killed
 	if err := t.cmd.Start(); err != nil {
 		t.cmd = nil
 		return err
