@@ -12,11 +12,14 @@ build:
 setup: $(AGENT)/.installed
 	@scripts/debian-packages bubblewrap:bwrap
 
+# npm now and then trips over its own directories in an empty place: hence twice.
+NPM_CI := npm ci --no-audit --no-fund --no-update-notifier --loglevel=error
+
 # The pinned claude CLI, for tests and the demo; a user's own comes with `claude-hub agent install`.
 $(AGENT)/.installed: internal/agent/cli/package.json internal/agent/cli/package-lock.json
 	@mkdir -p $(AGENT)
 	cp internal/agent/cli/package.json internal/agent/cli/package-lock.json $(AGENT)/
-	cd $(AGENT) && npm ci --no-audit --no-fund --loglevel=error
+	cd $(AGENT) && { $(NPM_CI) || $(NPM_CI); }
 	@touch $@
 
 demo: setup build
