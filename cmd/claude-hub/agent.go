@@ -62,6 +62,9 @@ func (a *app) agentCheckCommand() *cobra.Command {
 			if err := agent.Canary(c.Context(), path); err != nil {
 				return err
 			}
+			if a.json {
+				return a.printJSON(h.agentState(c.Context()))
+			}
 			_, err = fmt.Fprintf(a.stdout, "%s passes.\n", path)
 			return err
 		},

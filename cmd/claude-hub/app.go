@@ -22,7 +22,8 @@ type app struct {
 	stdout, stderr io.Writer
 	environ        []string
 
-	json bool // --json was given
+	json    bool   // --json was given
+	profile string // the profile that the command line names, if any
 }
 
 // The exit codes, which are an interface.
@@ -98,9 +99,13 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		CompletionOptions: cobra.CompletionOptions{
-			HiddenDefaultCmd: true,
-		},
+		Version:       version(),
+	}
+	root.SetVersionTemplate("claude-hub {{.Version}}\n")
+	root.PersistentPreRun = func(c *cobra.Command, _ []string) {
+		if f := c.Flags().Lookup("profile"); f != nil {
+			a.profile = f.Value.String()
+		}
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return hub.Hint(usageError{err}, fmt.Sprintf("see `%s --help`", c.CommandPath()))
@@ -112,7 +117,59 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
 		a.serveCommand(), a.agentCommand(), a.demoCommand(), a.versionCommand(),
 	)
+	root.InitDefaultCompletionCmd()
+	root.SetHelpCommand(helpCommand(root))
+	refuseUnknown(root)
 	return root
+}
+
+// helpCommand is cobra's, but for a topic that is none being an error.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(_ *cobra.Command, words []string) error {
+			c, rest, err := root.Find(words)
+			if err != nil || len(rest) > 0 && c.HasSubCommands() {
+				return hub.Hint(usageError{fmt.Errorf("there is no command %q", strings.Join(words, " "))}, "see `claude-hub --help`")
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
+}
+
+// refuseUnknown makes the groups of commands fail on a word that is none of
+// theirs: cobra shows the help and calls that a success.
+func refuseUnknown(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		refuseUnknown(sub)
+		if sub.HasSubCommands() && !sub.Runnable() {
+			sub.Args = args(cobra.NoArgs)
+			sub.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+	}
+}
+
+// want demands as many arguments as there are names, and names those that it
+// wants.
+func want(names ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return fmt.Errorf("%s: %s is missing", c.Name(), names[len(args)])
+		case len(args) > len(names) && names[len(names)-1] == "PROMPT":
+			return fmt.Errorf("%s: the prompt must be one argument: put it into quotes", c.Name())
+		case len(args) > len(names):
+			return fmt.Errorf("%s: %q is one argument too many", c.Name(), args[len(names)])
+		}
+		return nil
+	}
+}
+
+// wantAtLeast demands an argument, and names it where it is missing.
+func wantAtLeast(name string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error { return want(name)(c, args[:min(len(args), 1)]) }
 }
 
 // args wraps cobra's check of positional arguments, so that what it refuses
@@ -156,14 +213,38 @@ func (a *app) hubDir() (string, error) {
 
 func (a *app) printError(err error) {
 	fmt.Fprintf(secret.NewWriter(a.stderr), "%s %s\n", a.style(a.stderr, red, "claude-hub:"), err)
-	if hint := hub.HintOf(err); hint != "" {
+	a.printHint(forProfile(hub.HintOf(err), a.profile))
+}
+
+func (a *app) printHint(hint string) {
+	if hint != "" {
 		fmt.Fprintf(secret.NewWriter(a.stderr), "  %s %s\n", a.style(a.stderr, dim, "→"), hint)
 	}
 }
 
+// forProfile has the commands that a hint tells to type name the profile that it
+// is about: without that they would be about another login.
+func forProfile(hint, profile string) string {
+	name, err := hub.ParseProfileName(profile)
+	if err != nil || name == hub.DefaultProfile {
+		return hint
+	}
+	for _, command := range []string{"`claude-hub login", "`claude-hub refresh", "`claude-hub run"} {
+		hint = strings.ReplaceAll(hint, command, fmt.Sprintf("%s --profile %s", command, name))
+	}
+	return hint
+}
+
 // profileFlag adds --profile to c and returns where its value goes.
-func profileFlag(c *cobra.Command) *string {
-	return c.Flags().StringP("profile", "p", string(hub.DefaultProfile), "the login to use")
+func (a *app) profileFlag(c *cobra.Command) *string {
+	var name string
+	a.profileFlagVar(c, &name, string(hub.DefaultProfile), "the login to use")
+	return &name
+}
+
+func (a *app) profileFlagVar(c *cobra.Command, name *string, value, usage string) {
+	c.Flags().StringVarP(name, "profile", "p", value, usage)
+	c.RegisterFlagCompletionFunc("profile", a.completeProfiles) //nolint:errcheck // it fails only for a flag that isn't there
 }
 
 // isTerminal reports whether v is a terminal.

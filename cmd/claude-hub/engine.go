@@ -126,7 +126,7 @@ func (e *local) Run(ctx context.Context, req api.RunRequest, event func([]byte))
 	if e.noAgent != nil {
 		return hub.Run{}, e.noAgent
 	}
-	profile, err := e.home.profile(ctx, string(req.Profile))
+	profile, err := e.home.signedIn(ctx, string(req.Profile))
 	if err != nil {
 		return hub.Run{}, err
 	}
@@ -143,7 +143,7 @@ func (e *local) Run(ctx context.Context, req api.RunRequest, event func([]byte))
 
 // Lease opens a gateway on loopback with a lease of its own.
 func (e *local) Lease(ctx context.Context, req api.LeaseRequest) (server.Lease, error) {
-	profile, err := e.home.profile(ctx, string(req.Profile))
+	profile, err := e.home.signedIn(ctx, string(req.Profile))
 	if err != nil {
 		return nil, err
 	}

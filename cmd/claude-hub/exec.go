@@ -29,9 +29,9 @@ with CMD. Other credentials of the provider are taken out of its environment.
 There is no sandbox: CMD has your files and your network. Exits with CMD's code.`,
 		Example: `  claude-hub exec -- claude -p "summarise README.md"
   claude-hub exec --max-cost 2 -- ./nightly.sh`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args: args(wantAtLeast("CMD")),
 	}
-	profile := profileFlag(c)
+	profile := a.profileFlag(c)
 	limits.flags(c.Flags())
 	c.Flags().DurationVar(&lifetime, "lifetime", 24*time.Hour, "how long the lease lives, at most")
 	c.Flags().SetInterspersed(false)

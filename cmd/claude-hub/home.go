@@ -124,5 +124,15 @@ func (h *home) profile(ctx context.Context, name string) (hub.Profile, error) {
 	return p, err
 }
 
+// signedIn finds a profile whose login is about to be used. That nobody has
+// signed in yet is a matter of a sign-in, as much as a login that has ended.
+func (h *home) signedIn(ctx context.Context, name string) (hub.Profile, error) {
+	p, err := h.profile(ctx, name)
+	if errors.Is(err, hub.ErrNotFound) && name == string(hub.DefaultProfile) {
+		err = hub.Hint(fmt.Errorf("%w: nobody has signed in, there is no profile %q", hub.ErrLoginRequired, name), hub.HintOf(err))
+	}
+	return p, err
+}
+
 // agentPath finds the claude CLI.
 func (h *home) agentPath() (string, error) { return agent.Find(h.dir) }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,7 +43,7 @@ the token itself is read from standard input or --code-file.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return a.login(c.Context(), o) },
 	}
-	o.profile = profileFlag(c)
+	o.profile = a.profileFlag(c)
 	c.Flags().StringVar(&o.codeFile, "code-file", "", "read the code from this file when it is there")
 	c.Flags().BoolVar(&o.setupToken, "setup-token", false, "make a one-year token instead of a login")
 	c.Flags().DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for the code")
@@ -50,6 +51,9 @@ the token itself is read from standard input or --code-file.`,
 }
 
 func (a *app) login(ctx context.Context, o loginOptions) error {
+	if o.timeout <= 0 {
+		return fmt.Errorf("%w: the timeout %s is no time at all", hub.ErrInvalid, o.timeout)
+	}
 	if err := leaveNoCore(); err != nil {
 		return err
 	}
@@ -96,7 +100,11 @@ func (a *app) setupToken(ctx context.Context, l *login.Login, p hub.Profile, cod
 	in, isFile := a.stdin.(*os.File)
 	out, _ := a.stdout.(*os.File)
 	if codeFile == "" && isFile && isTerminal(in) {
-		return l.SetupToken(ctx, p, in, out)
+		result, err := l.SetupToken(ctx, p, in, out)
+		if errors.Is(err, hub.ErrInvalid) { // it was mistyped, and is shown only once
+			err = hub.Hint(err, "the token that was shown is still good: hand all of it over with `claude-hub login --setup-token --code-file FILE`")
+		}
+		return result, err
 	}
 	token, err := a.readToken(codeFile)
 	if err != nil {
@@ -150,7 +158,7 @@ func (a *app) showCapture(p hub.Profile, r login.Result) error {
 	if a.json {
 		return a.printJSON(map[string]any{
 			"profile": p, "kind": r.Kind, "generation": r.Generation, "files": r.Files,
-			"subscription": r.Subscription, "login_expires": r.LoginExpires, "warnings": r.Warnings,
+			"subscription": r.Subscription, "login_expires": r.LoginExpires, "warnings": append([]string{}, r.Warnings...),
 		})
 	}
 	what := "The login is"
@@ -167,7 +175,7 @@ func (a *app) showCapture(p hub.Profile, r login.Result) error {
 	for _, w := range r.Warnings {
 		fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, yellow, "warning:"), w)
 	}
-	fmt.Fprintf(a.stdout, "\nNext: %s\n", a.style(a.stdout, bold, `claude-hub run "explain this repository"`))
+	fmt.Fprintf(a.stdout, "\nNext: %s\n", a.style(a.stdout, bold, strings.Trim(forProfile("`claude-hub run \"explain this repository\"`", string(p.Name)), "`")))
 	return nil
 }
 
@@ -179,9 +187,10 @@ func (a *app) importCommand() *cobra.Command {
 one, or an older project's ~/.claude-hub. The files there stay as they are. As
 long as something else uses the same login, each will sign the other out; a fresh
 ` + "`claude-hub login`" + ` is better.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args:              args(want("DIR")),
+		ValidArgsFunction: firstArg(completeDirs),
 	}
-	profile := profileFlag(c)
+	profile := a.profileFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error { return a.importDir(c.Context(), args[0], *profile) }
 	return c
 }

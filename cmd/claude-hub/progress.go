@@ -140,14 +140,12 @@ func (p *progress) end(r hub.Run) error {
 	if r.Reason != "" {
 		fmt.Fprintf(p.a.stderr, "%s %s\n", p.a.style(p.a.stderr, red, "claude-hub:"), printable(r.Reason, 500))
 	}
-	if hint := verdictHints[r.Verdict]; hint != "" {
-		fmt.Fprintf(p.a.stderr, "  %s %s\n", p.a.style(p.a.stderr, dim, "→"), hint)
-	}
+	p.a.printHint(forProfile(verdictHints[r.Verdict], string(r.Profile)))
 	return err
 }
 
 var verdictHints = map[hub.Verdict]string{
 	hub.VerdictLoginRequired: "sign in again with `claude-hub login`",
-	hub.VerdictParked:        "the plan's window is used up: run it again when it opens",
+	hub.VerdictParked:        "run it again then: the login is fine",
 	hub.VerdictTimedOut:      "give it longer with --timeout",
 }

@@ -22,7 +22,7 @@ lost key may be in other hands.`,
 		Example: `  mv ~/.claude-hub ~/.claude-hub.lost
   claude-hub init
   claude-hub recover recovery-key.txt ~/.claude-hub.lost/vault`,
-		Args: args(cobra.ExactArgs(2)),
+		Args: args(want("IDENTITY", "VAULT")),
 		RunE: func(c *cobra.Command, args []string) error { return a.recover(c.Context(), args[0], args[1]) },
 	}
 }

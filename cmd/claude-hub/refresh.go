@@ -26,14 +26,14 @@ found out: then it sends the old refresh token once more. If the platform had
 rotated it after all, the login is lost, as it would have been anyway.`,
 		Args: args(cobra.NoArgs),
 	}
-	profile := profileFlag(c)
+	profile := a.profileFlag(c)
 	c.Flags().BoolVar(&force, "force", false, "refresh now, whatever the status says")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		h, err := a.openHome()
 		if err != nil {
 			return err
 		}
-		p, err := h.profile(c.Context(), *profile)
+		p, err := h.signedIn(c.Context(), *profile)
 		if err != nil {
 			return err
 		}

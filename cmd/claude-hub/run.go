@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,10 +41,11 @@ it would have cost at list price. With --json, each line is an event of the CLI,
 and the last line is the run's record.`,
 		Example: `  claude-hub run "make the failing test pass"
   git diff main | claude-hub run --max-cost 0.50 - `,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, args []string) error { return a.run(c.Context(), o, args[0]) },
+		Args:              args(want("PROMPT")),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, args []string) error { return a.run(c.Context(), o, args[0]) },
 	}
-	o.profile = profileFlag(c)
+	o.profile = a.profileFlag(c)
 	f := c.Flags()
 	f.StringVarP(&o.dir, "dir", "d", "", "the workspace (default: the current directory)")
 	f.StringVarP(&o.model, "model", "m", "", "the model (default: the CLI's choice)")
@@ -51,6 +54,10 @@ and the last line is the run's record.`,
 	f.StringVar(&o.delivery, "delivery", string(hub.DeliveryInject), "inject: no token in the sandbox; copy: a working copy of the captured state, with the access token")
 	f.StringSliceVar(&o.tools, "allowed-tools", nil, "the CLI's tools to allow (default: all)")
 	o.limits.flags(f)
+	c.MarkFlagDirname("dir")                                         //nolint:errcheck // it fails only for a flag that isn't there
+	c.RegisterFlagCompletionFunc("resume", a.completeRuns)           //nolint:errcheck // likewise
+	c.RegisterFlagCompletionFunc("delivery", cobra.FixedCompletions( //nolint:errcheck // likewise
+		[]cobra.Completion{string(hub.DeliveryInject), string(hub.DeliveryCopy)}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -74,7 +81,7 @@ func (a *app) run(ctx context.Context, o runOptions, prompt string) error {
 	if r.ID == "" {
 		return err
 	}
-	if err := show.end(r); err != nil {
+	if err := show.end(r); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return err
 	}
 	return verdictError(r)
@@ -143,8 +150,17 @@ func (a *app) runsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "runs [ID]",
 		Short: "List the runs, newest first, or show one",
-		Args:  args(cobra.MaximumNArgs(1)),
+		Args: args(func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return want("ID")(c, args)
+			}
+			return nil
+		}),
+		ValidArgsFunction: firstArg(a.completeRuns),
 		RunE: func(c *cobra.Command, args []string) error {
+			if limit < 1 {
+				return fmt.Errorf("%w: --limit %d shows nothing: give 1 or more", hub.ErrInvalid, limit)
+			}
 			runs, err := a.openRuns(c.Context())
 			if err != nil {
 				return err
@@ -156,7 +172,7 @@ func (a *app) runsCommand() *cobra.Command {
 			return a.listRuns(c.Context(), runs, profile, limit, running)
 		},
 	}
-	c.Flags().StringVarP(&profile, "profile", "p", "", "only this profile's runs")
+	a.profileFlagVar(c, &profile, "", "only this profile's runs")
 	c.Flags().IntVarP(&limit, "limit", "n", 20, "how many, at most")
 	c.Flags().BoolVar(&running, "running", false, "only those that have not ended")
 	return c
@@ -197,11 +213,15 @@ func (a *app) listRuns(ctx context.Context, runs *runBook, profile string, limit
 	if a.json {
 		return a.printJSON(list)
 	}
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(a.stderr, "There are no such runs.")
+		return err
+	}
 	rows := [][]string{{"RUN", "STARTED", "TOOK", "VERDICT", "TOKENS", "USD", "PROMPT"}}
 	for _, r := range list {
 		rows = append(rows, []string{
 			string(r.ID), ago(now(), r.Started), span(ended(r).Sub(r.Started)), verdictText(r),
-			fmt.Sprint(r.Usage.Tokens()), fmt.Sprintf("%.2f", r.Usage.Cost.USD()), printable(r.Prompt, 40),
+			grouped(r.Usage.Tokens()), fmt.Sprintf("%.2f", r.Usage.Cost.USD()), printable(r.Prompt, 40),
 		})
 	}
 	return a.table(rows)
@@ -227,19 +247,23 @@ func verdictText(r hub.Run) string {
 }
 
 func usageText(u hub.Usage) string {
-	plural := "s"
-	if u.Requests == 1 {
-		plural = ""
+	requests := fmt.Sprintf("%d requests · ", u.Requests)
+	switch {
+	case u.Requests == 1:
+		requests = "1 request · "
+	case u.Requests == 0 && u.Tokens() > 0: // it talked to the platform itself, and nobody counted
+		requests = ""
 	}
-	return fmt.Sprintf("%d request%s · %d tokens · $%.2f at list price", u.Requests, plural, u.Tokens(), u.Cost.USD())
+	return fmt.Sprintf("%s%s tokens · $%.2f at list price", requests, grouped(u.Tokens()), u.Cost.USD())
 }
 
 func (a *app) logsCommand() *cobra.Command {
 	var follow bool
 	c := &cobra.Command{
-		Use:   "logs [-f] ID",
-		Short: "Show what a run's CLI said; with -f, until the run ends",
-		Args:  args(cobra.ExactArgs(1)),
+		Use:               "logs [-f] ID",
+		Short:             "Show what a run's CLI said; with -f, until the run ends",
+		Args:              args(want("ID")),
+		ValidArgsFunction: firstArg(a.completeRuns),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := hub.ParseRunID(args[0])
 			if err != nil {
@@ -267,9 +291,10 @@ func (a *app) logsCommand() *cobra.Command {
 
 func (a *app) cancelCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "cancel ID",
-		Short: "End a run",
-		Args:  args(cobra.ExactArgs(1)),
+		Use:               "cancel ID",
+		Short:             "End a run",
+		Args:              args(want("ID")),
+		ValidArgsFunction: firstArg(a.completeRuns),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := hub.ParseRunID(args[0])
 			if err != nil {
@@ -280,7 +305,14 @@ func (a *app) cancelCommand() *cobra.Command {
 				return err
 			}
 			defer runs.Close()
-			return runs.runner.Cancel(c.Context(), id)
+			if err := runs.runner.Cancel(c.Context(), id); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]hub.RunID{"cancelled": id})
+			}
+			_, err = fmt.Fprintf(a.stdout, "%s %s is told to end.\n", a.style(a.stdout, green, "✓"), id)
+			return err
 		},
 	}
 }

@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
@@ -43,6 +45,11 @@ func (a *app) serve(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	// Whoever reads the log may go away, such as a pager or a restarted journal:
+	// that is no reason to end every run.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
 	log := slog.New(slog.NewTextHandler(secret.NewWriter(a.stderr), nil))
 	e, err := a.newEngine(ctx, h, log)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -42,7 +43,7 @@ func (a *app) statusCommand() *cobra.Command {
 			return a.showStatus(report)
 		},
 	}
-	c.Flags().StringVarP(&profile, "profile", "p", "", "only this profile")
+	a.profileFlagVar(c, &profile, "", "only this profile")
 	return c
 }
 
@@ -116,18 +117,30 @@ func (a *app) profileRows(p profileStatus) [][]string {
 		{"profile", string(p.Profile.Name) + " (" + orDash(p.Account) + ")"},
 		{"plan", orDash(p.Plan)},
 		{"health", a.healthText(p.Status)},
-		{"access", expiry(t, p.AccessExpires)},
-		{"login", loginExpiry(t, p.LoginExpires)},
-		{"generation", fmt.Sprint(p.Generation)},
+	}
+	if p.Generation == 0 {
+		rows = append(rows, []string{"login", "none (sign in with " + forProfile("`claude-hub login`", string(p.Profile.Name)) + ")"})
+	} else {
+		rows = append(rows, []string{"access", expiry(t, p.AccessExpires)}, []string{"login", loginExpiry(t, p.LoginExpires)},
+			[]string{"generation", fmt.Sprint(p.Generation)})
 	}
 	if !p.LastRefresh.IsZero() {
 		rows = append(rows, []string{"refreshed", ago(t, p.LastRefresh)})
 	}
-	spare := "none (add one with `claude-hub login --setup-token`)"
-	if p.Spare != nil {
-		spare = "setup token, " + expiry(t, p.Spare.Expires)
+	return append(rows, []string{"spare", spareText(t, p)})
+}
+
+func spareText(t time.Time, p profileStatus) string {
+	switch s := p.Spare; {
+	case s == nil:
+		return "none (add one with " + forProfile("`claude-hub login --setup-token`", string(p.Profile.Name)) + ")"
+	case s.Refused:
+		return "setup token, refused by the platform: make a new one"
+	case p.ServedBySpare:
+		return "setup token, in use, " + expiry(t, s.Expires)
+	default:
+		return "setup token, " + expiry(t, s.Expires)
 	}
-	return append(rows, []string{"spare", spare})
 }
 
 func (a *app) healthText(s refresh.Status) string {
@@ -175,7 +188,7 @@ func (a *app) checkCommand() *cobra.Command {
 uses no model.`,
 		Args: args(cobra.NoArgs),
 	}
-	profile := profileFlag(c)
+	profile := a.profileFlag(c)
 	c.Flags().BoolVar(&live, "live", false, "ask the platform, too")
 	c.RunE = func(c *cobra.Command, _ []string) error { return a.check(c.Context(), *profile, live) }
 	return c
@@ -186,7 +199,7 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 	if err != nil {
 		return err
 	}
-	p, err := h.profile(ctx, name)
+	p, err := h.signedIn(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -204,12 +217,38 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 		probe = refresh.NewProbe(client)
 	}
 	s, err := r.Check(ctx, p.ID, probe)
-	if err != nil {
+	if s.Profile == "" { // nothing could be found out
 		return err
 	}
+	if s.Health == hub.HealthOK && errors.Is(err, hub.ErrLoginRequired) { // the platform has just said so
+		s.Health, s.Reason = hub.HealthLoginRequired, err.Error()
+	}
+	if err := a.showCheck(p, s); err != nil {
+		return err
+	}
+	if s.Health == hub.HealthOK || err != nil && !errors.Is(err, hub.ErrLoginRequired) {
+		return err
+	}
+	if s.Health == hub.HealthLoginRequired {
+		a.printHint(forProfile("sign in with `claude-hub login`", name))
+		return exitStatus(exitLoginRequired)
+	}
+	return exitStatus(exitError)
+}
+
+// showCheck prints the one line, or the record. It is told on standard output
+// what is wrong, too: that is where monitoring looks.
+func (a *app) showCheck(p hub.Profile, s refresh.Status) error {
 	if a.json {
 		return a.printJSON(profileStatus{p, s})
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %s, access token %s\n", p.Name, a.healthText(s), expiry(now(), s.AccessExpires))
+	until := ""
+	switch {
+	case s.ServedBySpare:
+		until = ", runs use the setup token, " + expiry(now(), s.Spare.Expires)
+	case s.Health == hub.HealthOK:
+		until = ", access token " + expiry(now(), s.AccessExpires)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s: %s%s\n", p.Name, a.healthText(s), until)
 	return err
 }
