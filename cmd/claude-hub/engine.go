@@ -151,7 +151,10 @@ func (e *local) Lease(ctx context.Context, req api.LeaseRequest) (server.Lease, 
 	if _, _, err := e.refresher.AccessToken(ctx, profile.ID, 0); err != nil {
 		return nil, err
 	}
-	return e.gateway.Open(ctx, gateway.Request{Run: hub.NewRunID(now()), Profile: profile.ID, Limits: req.Limits})
+	return e.gateway.Open(ctx, gateway.Request{
+		Run: hub.NewRunID(now()), Profile: profile.ID, Limits: req.Limits,
+		Remote: true, // the holder is no sandbox: it has a network of its own
+	})
 }
 
 // Cancel tells a run of any process to end.

@@ -22,12 +22,17 @@ type Request struct {
 	// Socket is the path of the unix socket to make, in a directory that is the
 	// hub's alone. Empty means a port on 127.0.0.1.
 	Socket string
+	// Remote lets requests through that have the platform reach out to others: its
+	// own web search and code execution, MCP servers, sources by address. Where the
+	// lease's holder has no network, that would be one.
+	Remote bool
 }
 
 // Endpoint is where one run's requests come in. Its methods may be called
 // concurrently.
 type Endpoint struct {
 	g      *Gateway
+	remote bool // Request.Remote
 	lease  *lease.Lease
 	hosts  []string // the Host fields accepted on a port; nil for a unix socket
 	server *wire.Server
@@ -59,7 +64,7 @@ func (g *Gateway) Open(ctx context.Context, req Request) (*Endpoint, error) {
 		l.Revoke()
 		return nil, fmt.Errorf("opening the gateway's endpoint: %w", err)
 	}
-	e := &Endpoint{g: g, lease: l, hosts: hosts, bodies: semaphore.NewWeighted(maxBodies), ended: make(chan struct{})}
+	e := &Endpoint{g: g, remote: req.Remote, lease: l, hosts: hosts, bodies: semaphore.NewWeighted(maxBodies), ended: make(chan struct{})}
 	e.server = &wire.Server{
 		Handle: e.handle, Refuse: e.malformed, Watcher: &g.watcher, MaxConns: g.maxConns,
 		Panicked: func(p any) { g.log.Error("a request's handler panicked", "run", req.Run, "panic", p) },

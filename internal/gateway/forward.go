@@ -120,10 +120,14 @@ const smallHead = 4 << 10
 
 // ask admits the request and gets its answer.
 func (x *exchange) ask() (answer, *fault) {
-	var err error
-	if x.model, err = usage.RequestModel(x.body.bytes()); err != nil {
+	asked, err := usage.ParseRequest(x.body.bytes())
+	switch {
+	case err != nil:
 		return answer{}, badRequest(err.Error())
+	case asked.Remote != "" && !x.e.remote:
+		return answer{}, denied("a run has no network, and may not have the platform reach out for it: " + asked.Remote)
 	}
+	x.model = asked.Model
 	if f := x.admit(); f != nil {
 		return answer{}, f
 	}
@@ -185,10 +189,20 @@ func (x *exchange) send() (answer, *fault) {
 		}
 		a.body.Close()
 		if stale != 0 {
-			return answer{}, loginRequired("the platform refused this profile's login, and the renewed one too")
+			return answer{}, e.refusedTwice(ctx, generation)
 		}
 		stale = generation
 	}
+}
+
+// refusedTwice says what it means that the renewed access token was refused, too:
+// either it has been renewed again meanwhile, which short-lived tokens and other
+// processes can bring about, or the login is no good.
+func (e *Endpoint) refusedTwice(ctx context.Context, generation hub.Generation) *fault {
+	if _, newer, err := e.g.tokens.AccessToken(ctx, e.lease.Profile(), 0); err == nil && newer > generation {
+		return unavailable("the access token was renewed twice while the request was under way")
+	}
+	return loginRequired("the platform refused this profile's login, and the renewed one too")
 }
 
 // parcel is one attempt with that access token.

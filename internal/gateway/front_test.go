@@ -247,6 +247,26 @@ func TestOnlyTheEndpointsOwnTokenIsGood(t *testing.T) {
 	}
 }
 
+// Invariant 3: the platform's own tools would be a network.
+func TestRunMayNotHaveThePlatformReachOut(t *testing.T) {
+	const search = `{"model":"m","tools":[{"type":"web_search_20250305","name":"web_search"}]}`
+	for _, body := range []string{
+		search, `{"model":"m","mcp_servers":[{"type":"url","url":"https://evil.example"}]}`,
+		`{"model":"m","messages":[{"content":[{"type":"image","source":{"type":"url","url":"https://evil.example/?x"}}]}]}`,
+	} {
+		u := startUpstream(t, nil)
+		res, text := start(t, u).post(t, body)
+		if kind, message := errorOf(t, res, text); res.StatusCode != 403 || kind != "permission_error" || !strings.Contains(message, "no network") || u.count() != 0 {
+			t.Errorf("%s: %d %s %q, %d upstream requests", body, res.StatusCode, kind, message, u.count())
+		}
+	}
+	u := startUpstream(t, nil)
+	b := start(t, u, func(_ *gateway.Config, r *gateway.Request) { r.Remote = true })
+	if res, text := b.post(t, search); res.StatusCode != 200 {
+		t.Errorf("where it is allowed: %d %s", res.StatusCode, text)
+	}
+}
+
 func TestBodiesThatHideTheirModelAreRefused(t *testing.T) {
 	u := startUpstream(t, nil)
 	b := start(t, u, func(_ *gateway.Config, r *gateway.Request) { r.Limits.Models = []string{"cheap-*"} })

@@ -365,6 +365,25 @@ func TestLoginThatIsOverIsSaidSoThatTheCLIStops(t *testing.T) {
 	}
 }
 
+// hasty has a newer generation whenever it is asked.
+type hasty struct{ generation atomic.Uint64 }
+
+func (h *hasty) AccessToken(context.Context, hub.ProfileID, hub.Generation) (secret.Text, hub.Generation, error) {
+	return secret.New(accessToken), hub.Generation(h.generation.Add(1)), nil
+}
+
+func TestTokenThatIsRenewedTwiceMeanwhileIsNoLostLogin(t *testing.T) {
+	u := startUpstream(t, dead('x', func(http.ResponseWriter, *http.Request) {}))
+	b := start(t, u, func(cfg *gateway.Config, _ *gateway.Request) { cfg.Tokens = &hasty{} })
+	res, text := b.post(t, smallBody)
+	if kind, _ := errorOf(t, res, text); res.StatusCode != 503 || b.Refusal() != nil {
+		t.Errorf("%d %s, refusal %+v; want an error that may be tried again", res.StatusCode, kind, b.Refusal())
+	}
+	if u.count() != 2 {
+		t.Errorf("the upstream was asked %d times; want 2", u.count())
+	}
+}
+
 // stuck gives the same generation whatever is stale.
 type stuck struct{}
 

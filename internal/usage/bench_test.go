@@ -9,7 +9,7 @@ import (
 
 const prose = `func main() {\n\tfmt.Println(\"hello\")\n}\n and some prose between, as there is in a prompt. `
 
-func BenchmarkRequestModel(b *testing.B) {
+func BenchmarkParseRequest(b *testing.B) {
 	for _, size := range []struct {
 		name string
 		n    int
@@ -18,7 +18,7 @@ func BenchmarkRequestModel(b *testing.B) {
 		b.Run(size.name, func(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			for b.Loop() {
-				if _, err := usage.RequestModel(body); err != nil {
+				if _, err := usage.ParseRequest(body); err != nil {
 					b.Fatal(err)
 				}
 			}

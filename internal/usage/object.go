@@ -3,9 +3,6 @@ package usage
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-
-	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 // object calls each with the members of b, a JSON object, and reports whether b
@@ -39,6 +36,29 @@ func object(b []byte, each func(key, value []byte)) bool {
 		i = space(b, i+1)
 	}
 	return i < len(b) && b[i] == '}' && space(b, i+1) == len(b)
+}
+
+// array calls each with the elements of b, a JSON array, and reports whether b is
+// one array and nothing else.
+func array(b []byte, each func(element []byte)) bool {
+	i := space(b, 0)
+	if i == len(b) || b[i] != '[' {
+		return false
+	}
+	i = space(b, i+1)
+	for i < len(b) && b[i] != ']' {
+		end := valueEnd(b, i)
+		if end <= i {
+			return false
+		}
+		each(b[i:end])
+		i = space(b, end)
+		if i == len(b) || b[i] != ',' {
+			break
+		}
+		i = space(b, i+1)
+	}
+	return i < len(b) && b[i] == ']' && space(b, i+1) == len(b)
 }
 
 // space returns where the white space at i ends.
@@ -114,33 +134,6 @@ const maxQuoted = 6 * maxModel
 
 // maxModel bounds the name of a model.
 const maxModel = 200
-
-// RequestModel returns the top-level "model" of a request's JSON body. It
-// refuses a body that is not one JSON object, that names its model twice (the
-// platform might read the other one), or not as a plain string.
-func RequestModel(body []byte) (string, error) {
-	var value []byte
-	count := 0
-	whole := object(body, func(k, v []byte) {
-		if string(k) == "model" {
-			value = v
-			count++
-		}
-	})
-	switch {
-	case !whole:
-		return "", fmt.Errorf("%w: the request's body is not one JSON object", hub.ErrInvalid)
-	case count == 0:
-		return "", fmt.Errorf("%w: the request names no model", hub.ErrInvalid)
-	case count > 1:
-		return "", fmt.Errorf("%w: the request names its model twice", hub.ErrInvalid)
-	}
-	name, ok := modelName(value)
-	if !ok {
-		return "", fmt.Errorf("%w: the request's model is no plain name", hub.ErrInvalid)
-	}
-	return name, nil
-}
 
 // modelName reads a JSON string of visible ASCII.
 func modelName(value []byte) (string, bool) {

@@ -12,7 +12,7 @@ import (
 	"github.com/claude-hub/claude-hub/internal/usage"
 )
 
-func TestRequestModel(t *testing.T) {
+func TestParseRequest(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"model":"claude-sonnet-4-5"}`:                                                        "claude-sonnet-4-5",
 		` { "a" : [1,{"model":"x"}] , "model" : "m" , "b" : null } `:                           "m",
@@ -21,7 +21,7 @@ func TestRequestModel(t *testing.T) {
 		`{"mod\u0065l":"m"}`:                                                                   "m",
 		`{"Model":"a","model ":"b","model":"m"}`:                                               "m",
 	} {
-		if got, err := usage.RequestModel([]byte(body)); err != nil || got != want {
+		if got, err := usage.ParseRequest([]byte(body)); err != nil || got.Model != want || got.Remote != "" {
 			t.Errorf("%s: %q, %v; want %q", body, got, err, want)
 		}
 	}
@@ -32,27 +32,67 @@ func TestRequestModel(t *testing.T) {
 		`{"model":1}`, `{"model":null}`, `{"model":["m"]}`, `{"model":{"model":"m"}}`, `{"model":""}`, `{"model":"a\u0000"}`, `{"model":"a b"}`,
 		`{"model":"` + strings.Repeat("m", 500) + `"}`, "{\"model\":\"\xff\"}", `{"model":"ы"}`, // no plain name
 	} {
-		if got, err := usage.RequestModel([]byte(body)); !errors.Is(err, hub.ErrInvalid) {
+		if got, err := usage.ParseRequest([]byte(body)); !errors.Is(err, hub.ErrInvalid) {
 			t.Errorf("%s: %q, %v; want ErrInvalid", body, got, err)
 		}
 	}
 }
 
 // Whatever a strict parser accepts must be read as that parser reads it.
-func FuzzRequestModel(f *testing.F) {
+func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte(`{"model":"claude-sonnet-4-5","messages":[{"role":"user","content":"\"model\":\"x\""}]}`))
 	f.Add([]byte(`{"a":"\\","model":"m","b":{"model":"n"}}`))
 	f.Add([]byte(`{"model":"a","mod\u0065l":"b"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got, err := usage.RequestModel(body)
+		got, err := usage.ParseRequest(body)
 		if !json.Valid(body) || err != nil {
 			return
 		}
 		var all map[string]any
-		if json.Unmarshal(body, &all) != nil || all["model"] != got {
+		if json.Unmarshal(body, &all) != nil || all["model"] != got.Model {
 			t.Errorf("read %q where encoding/json reads %v: %s", got, all["model"], body)
 		}
 	})
+}
+
+// What would have the platform reach out is found, however it is written; what
+// only looks like it is not.
+func TestParseRequestFindsWhatIsRemote(t *testing.T) {
+	wrap := func(members string) []byte { return []byte(`{"model":"m",` + members + `}`) }
+	for _, members := range []string{
+		`"tools":[{"name":"a","input_schema":{}},{"type":"web_search_20250305","name":"web_search"}]`,
+		`"tools":[{"type":"web_fetch_20250910","name":"f"}]`,
+		`"tools":[{"ty\u0070e":"code_execution_20250825"}]`,
+		`"tools":[{"type":"web_se\u0061rch_20250305"}]`,
+		`"tools":[{"type":"unheard_of_2027"}]`,
+		`"tools":[{"type":"custom"},{"type":"web_search_20250305","type":"custom"}]`,
+		`"tools":[],"tools":[{"type":"mcp_toolset"}]`,
+		`"tools":{"type":"web_search_20250305"}`, `"tools":["web_search_20250305"]`,
+		`"mcp_servers":[{"type":"url","url":"https://evil.example/"}]`,
+		`"mcp_server\u0073":[{}]`,
+		`"messages":[{"role":"user","content":[{"type":"image","source":{"type":"url","url":"https://evil.example/?x"}}]}]`,
+		`"messages":[{"content":[{"source":{"type" :` + "\t\n" + ` "url"}}]}]`,
+		`"messages":[{"content":[{"source":{"type":"\u0075rl"}}]}]`,
+		`"messages":[{"content":[{"source":{"typ\u0065":"ur\u006C"}}]}]`,
+		`"messages":[{"content":[{"source":{"type":"url","type":"base64"}}]}]`,
+		`"x":[[],{"a":{}, "type":"url"}]`,
+	} {
+		if got, err := usage.ParseRequest(wrap(members)); err != nil || got.Remote == "" {
+			t.Errorf("%s: %+v, %v; want it found", members, got, err)
+		}
+	}
+	for _, members := range []string{
+		`"tools":[]`, `"tools":null`, `"mcp_servers":[]`, `"mcp_servers":null`,
+		`"tools":[{"name":"WebFetch","input_schema":{"type":"object","properties":{"url":{"type":"string","format":"uri"}},"required":["url","prompt"]}}]`,
+		`"tools":[{"type":"bash_20250124","name":"bash"},{"type":"custom","name":"c"},{"type":null,"name":"d"}]`,
+		`"messages":[{"content":"{\"type\":\"url\"} and \\u0075 and \"url\": \"url\""}]`,
+		`"messages":[{"content":[{"type":"tool_use","input":{"url":"url","kind":"url"}},["type","url"]]}]`,
+		`"x":{"type":["url"],"y":{"type":"a"},"z":"url"}`,
+	} {
+		if got, err := usage.ParseRequest(wrap(members)); err != nil || got.Remote != "" {
+			t.Errorf("%s: %+v, %v; want nothing found", members, got, err)
+		}
+	}
 }
 
 func TestCostIsTheListPrice(t *testing.T) {

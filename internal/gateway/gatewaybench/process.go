@@ -90,7 +90,8 @@ func policyShare(k scale, t *table, hop float64) {
 		if !l.Matches(token) || l.Err() != nil {
 			return
 		}
-		model, _ := usage.RequestModel(body)
+		asked, _ := usage.ParseRequest(body)
+		model := asked.Model
 		r, err := l.Begin(context.Background(), model)
 		if err != nil {
 			return
