@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -75,7 +76,7 @@ func (p platform) Snapshot(ctx context.Context, profile hub.ProfileID) (io.ReadC
 func (p platform) Egress(_ context.Context, socket string) (io.Closer, error) {
 	upstream, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: apiHost}})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: HTTPS_PROXY is not the address of a proxy", hub.ErrInvalid) // err quotes it, password and all
 	}
 	d, err := door.New(door.Config{Allow: []string{apiHost}, Upstream: upstream})
 	if err != nil {

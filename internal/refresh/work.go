@@ -203,7 +203,7 @@ func (h *helper) waitCLI(cmd *exec.Cmd) cliEnd {
 func (h *helper) openDoor(a *attempt) (*door.Door, error) {
 	upstream, err := h.cfg.Proxy(&http.Request{URL: tokenURL()})
 	if err != nil {
-		return nil, fmt.Errorf("reading the proxy's address: %w", err)
+		return nil, errors.New("HTTPS_PROXY is not the address of a proxy") // err quotes it, password and all
 	}
 	var used atomic.Bool
 	d, err := door.New(door.Config{
