@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
+	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -91,6 +92,9 @@ func (h *home) agentState(ctx context.Context) agentState {
 	switch {
 	case err != nil:
 		s.Warning = err.Error()
+		if hint := hub.HintOf(err); hint != "" {
+			s.Warning += ": " + hint
+		}
 	case s.Version != s.Tested:
 		s.Warning = "this version is not the tested one: it is used as long as it passes `claude-hub agent check`"
 	}
