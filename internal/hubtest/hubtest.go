@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -57,4 +58,16 @@ func Microseconds(d time.Duration) string { return fmt.Sprintf("%.0f µs", float
 func Median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
+}
+
+// Script writes a program that a test starts. No process is forked while the file
+// is open for writing: a child that inherited it would keep the kernel from
+// starting the program ("text file busy").
+func Script(t testing.TB, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/login"
 	"github.com/claude-hub/claude-hub/internal/secret"
 	"github.com/claude-hub/claude-hub/internal/vault"
@@ -183,9 +184,7 @@ ask() { printf 'Paste code here if prompted > '; read -r CODE; }
 save() { printf '%s' '` + fakeLogin + `' >"$CLAUDE_CONFIG_DIR/tmp"; chmod 600 "$CLAUDE_CONFIG_DIR/tmp"; mv "$CLAUDE_CONFIG_DIR/tmp" "$CLAUDE_CONFIG_DIR/.credentials.json"; }
 `
 	path := filepath.Join(t.TempDir(), "claude")
-	if err := os.WriteFile(path, []byte(head+body), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	hubtest.Script(t, path, head+body)
 	return path
 }
 

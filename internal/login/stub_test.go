@@ -118,6 +118,11 @@ func TestCancelIsAllOrNothing(t *testing.T) {
 				done <- err
 			}()
 			eventually(t, "the stage", func() bool {
+				select {
+				case err := <-done:
+					t.Fatalf("the sign-in ended before: %v", err)
+				default:
+				}
 				found, _ := filepath.Glob(filepath.Join(d.dir, "login", "*", "here"))
 				return len(found) > 0
 			})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/simulator"
 )
 
@@ -24,9 +25,7 @@ import (
 func script(t *testing.T, body string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "claude")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	hubtest.Script(t, path, "#!/bin/sh\n"+body)
 	return path
 }
 
@@ -59,9 +58,7 @@ func TestMisbehavingCLI(t *testing.T) {
 				if err := os.WriteFile(old, w.login.Credentials, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				if err := os.WriteFile(path, []byte("#!/bin/sh\nexec cp "+old+" \"$CLAUDE_CONFIG_DIR/.credentials.json\"\n"), 0o700); err != nil {
-					t.Fatal(err)
-				}
+				hubtest.Script(t, path, "#!/bin/sh\nexec cp "+old+" \"$CLAUDE_CONFIG_DIR/.credentials.json\"\n")
 			}
 			r := w.refresher(impatient, with("TEST_PATIENCE=1s", "TEST_BACKOFF=1h"))
 			if _, gen, err := w.ask(r, 1); err == nil || errors.Is(err, hub.ErrLoginRequired) {

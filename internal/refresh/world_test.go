@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/refresh"
@@ -118,9 +119,7 @@ func standIn(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "claude")
 	script := "#!/bin/sh\n" + roleVariable + "=cli " + quickExit + " exec '" + os.Args[0] + "' \"$@\"\n"
-	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	hubtest.Script(t, path, script)
 	return path
 }
 

@@ -2,12 +2,12 @@ package bubblewrap_test
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
 )
@@ -32,9 +32,7 @@ func TestCheckSaysWhatToDo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fake := filepath.Join(t.TempDir(), "bwrap")
-			if err := os.WriteFile(fake, []byte("#!/bin/sh\nPATH="+sandbox.Path+"\n"+c.script+"\n"), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			hubtest.Script(t, fake, "#!/bin/sh\nPATH="+sandbox.Path+"\n"+c.script+"\n")
 			err := newDriver(t, bubblewrap.Config{Program: fake}).Check(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.said) || !strings.Contains(hub.HintOf(err), c.hint) {
 				t.Errorf("Check: %v, hint %q; want %q and %q", err, hub.HintOf(err), c.said, c.hint)
