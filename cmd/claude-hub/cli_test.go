@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if shim.Wanted(os.Args) { // inside a sandbox
 		os.Exit(shim.Main(os.Args))
 	}
+	if len(os.Args) > 1 && os.Args[1] == refreshHelper { // started by its path in /proc
+		main()
+	}
 	testscript.Main(m, map[string]func(){"claude-hub": main})
 }
 

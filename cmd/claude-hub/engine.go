@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/api"
@@ -109,12 +107,9 @@ func (h *home) sandboxParts(ctx context.Context, log *slog.Logger) (string, sand
 }
 
 func (a *app) newRefresher(h *home, log *slog.Logger) (*refresh.Refresher, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("finding this program: %w", err)
-	}
+	// This program as it runs, also when its file has been replaced since.
 	return refresh.New(refresh.Config{
-		Vault: h.vault, Dir: h.dir, Command: []string{self, refreshHelper}, Environ: a.environ, Log: log,
+		Vault: h.vault, Dir: h.dir, Command: []string{"/proc/self/exe", refreshHelper}, Environ: a.environ, Log: log,
 	})
 }
 
