@@ -264,26 +264,17 @@ func (a *app) logsCommand() *cobra.Command {
 		Short:             "Show what a run's CLI said; with -f, until the run ends",
 		Args:              args(want("ID")),
 		ValidArgsFunction: firstArg(a.completeRuns),
-		RunE: func(c *cobra.Command, args []string) error {
-			id, err := hub.ParseRunID(args[0])
-			if err != nil {
-				return err
-			}
-			runs, err := a.openRuns(c.Context())
-			if err != nil {
-				return err
-			}
-			defer runs.Close()
+		RunE: a.onRun(func(ctx context.Context, runs *runBook, id hub.RunID) error {
 			show := newProgress(a)
-			if err := runs.logs(c.Context(), id, follow, show.event); err != nil {
+			if err := runs.logs(ctx, id, follow, show.event); err != nil {
 				return err
 			}
-			r, err := runs.store.Run(c.Context(), id)
+			r, err := runs.store.Run(ctx, id)
 			if err != nil || r.Verdict == "" {
 				return err
 			}
 			return show.end(r)
-		},
+		}),
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the run ends")
 	return c
@@ -295,25 +286,32 @@ func (a *app) cancelCommand() *cobra.Command {
 		Short:             "End a run",
 		Args:              args(want("ID")),
 		ValidArgsFunction: firstArg(a.completeRuns),
-		RunE: func(c *cobra.Command, args []string) error {
-			id, err := hub.ParseRunID(args[0])
-			if err != nil {
-				return err
-			}
-			runs, err := a.openRuns(c.Context())
-			if err != nil {
-				return err
-			}
-			defer runs.Close()
-			if err := runs.runner.Cancel(c.Context(), id); err != nil {
+		RunE: a.onRun(func(ctx context.Context, runs *runBook, id hub.RunID) error {
+			if err := runs.runner.Cancel(ctx, id); err != nil {
 				return err
 			}
 			if a.json {
 				return a.printJSON(map[string]hub.RunID{"cancelled": id})
 			}
-			_, err = fmt.Fprintf(a.stdout, "%s %s is told to end.\n", a.style(a.stdout, green, "✓"), id)
+			_, err := fmt.Fprintf(a.stdout, "%s %s is told to end.\n", a.style(a.stdout, green, "✓"), id)
 			return err
-		},
+		}),
+	}
+}
+
+// onRun is what a command does that takes the ID of one run.
+func (a *app) onRun(do func(context.Context, *runBook, hub.RunID) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		id, err := hub.ParseRunID(args[0])
+		if err != nil {
+			return err
+		}
+		runs, err := a.openRuns(c.Context())
+		if err != nil {
+			return err
+		}
+		defer runs.Close()
+		return do(c.Context(), runs, id)
 	}
 }
 

@@ -25,10 +25,10 @@ func TestInsideKeepsThePathUnlessItHidesSomething(t *testing.T) {
 
 func valid() sandbox.Spec {
 	return sandbox.Spec{
-		Args: []string{"true"}, Env: []string{"A=b", "EMPTY=", "E=a=b\nc"}, Dir: "/work", Home: "/srv/home",
+		Args: []string{"true"}, Env: []string{"A=b", "EMPTY=", "E=a=b\nc"}, Dir: "/tree", Home: "/srv/home",
 		Mounts: []sandbox.Mount{
 			{Source: "/srv/ro", Target: "/ro"}, {Source: "/srv/in", Target: "/ro/in", Writable: true},
-			{Source: "/srv/work", Target: "/work", Writable: true}, {Source: "/srv/x", Target: "/home/agent/x"},
+			{Source: "/srv/work", Target: "/tree", Writable: true}, {Source: "/srv/x", Target: "/home/agent/x"},
 		},
 		Sockets: []sandbox.Socket{{Host: "/srv/a.sock", Port: 1024}, {Host: "/srv/b.sock", Port: 65535}},
 		Limits:  sandbox.Limits{Memory: 1, Processes: 1, Time: 1, Output: 1, FileSize: 1, MinFree: 1, Temp: 1},
@@ -69,8 +69,8 @@ func TestValidate(t *testing.T) {
 		"into /proc":          {mount("/x", "/proc/self/x"), "hide"},
 		"over the home":       {mount("/x", "/home/agent"), "hide"},
 		"over what holds it":  {mount("/x", "/home"), "hide"},
-		"in a writable mount": {mount("/x", "/work/.git"), "writable"},
-		"over another mount":  {mount("/x", "/work"), "earlier"},
+		"in a writable mount": {mount("/x", "/tree/.git"), "writable"},
+		"over another mount":  {mount("/x", "/tree"), "earlier"},
 		"relative socket":     {func(s *sandbox.Spec) { s.Sockets[0].Host = "a.sock" }, "socket"},
 		"low port":            {func(s *sandbox.Spec) { s.Sockets[0].Port = 80 }, "port"},
 		"high port":           {func(s *sandbox.Spec) { s.Sockets[0].Port = 65536 }, "port"},
