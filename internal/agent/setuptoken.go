@@ -61,7 +61,7 @@ func checkSetupToken(token string) error {
 	case strings.HasPrefix(token, leaseTokenPrefix):
 		return invalid(hintSetupToken, "that is a lease token of the hub, not a setup token")
 	case !strings.HasPrefix(token, setupTokenPrefix):
-		return invalid(hintSetupToken, "a setup token begins with %s", setupTokenPrefix)
+		return invalid(hintSetupToken, "a setup token begins with sk-ant-oat…") // all of the prefix would be scrubbed from the output
 	case len(token) < minSetupToken || len(token) > maxSetupToken:
 		return invalid(hintSetupToken, "a setup token does not have %d characters", len(token))
 	case strings.Trim(token, setupTokenAlphabet) != "":

@@ -35,12 +35,15 @@ func TestSetupTokenRoundTrip(t *testing.T) {
 func TestNewSetupTokenRefuses(t *testing.T) {
 	for name, s := range map[string]string{
 		"empty": " \n", "refresh token": fakeRefresh, "API key": "sk-ant-api03-fake-0123456789",
-		"lease token": fakeLease, "begins with": "fake-token-0123456789", "characters": "sk-ant-oat01-fake",
+		"lease token": fakeLease, "begins with sk-ant-oat…": "fake-token-0123456789", "characters": "sk-ant-oat01-fake",
 		"600 characters": "sk-ant-oat01-" + strings.Repeat("a", 587), "no token has": fakeSetup + "\x00", "that no token": fakeSetup + "#b",
 	} {
 		_, err := agent.NewSetupToken(secret.New(s), time.Now())
 		if !errors.Is(err, hub.ErrInvalid) || !strings.Contains(err.Error(), name) || hub.HintOf(err) == "" {
 			t.Errorf("%q: error = %v with hint %q; want it to say %q", s, err, hub.HintOf(err), name)
+		}
+		if err != nil && string(secret.Scrub([]byte(err.Error()))) != err.Error() {
+			t.Errorf("%q: the output would hide a part of %q", s, err)
 		}
 	}
 }
