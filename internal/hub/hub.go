@@ -103,6 +103,7 @@ const (
 	KindAPIKey     Kind = "api-key"     // static
 	KindSnapshot   Kind = "snapshot"    // the captured config directory, without its credential file
 	KindIntent     Kind = "intent"      // a refresh that is about to be sent
+	KindAccount    Kind = "account"     // who is signed in, in words for a person
 )
 
 // Generation counts the committed versions of one record, from 1. Zero means

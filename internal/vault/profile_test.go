@@ -163,7 +163,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	one, two := newProfile("one"), newProfile("two")
 	for _, p := range []hub.Profile{one, two} {
 		must(t, v.CreateProfile(ctx, p))
-		for _, k := range []hub.Kind{hub.KindLogin, hub.KindSetupToken, hub.KindAPIKey, hub.KindSnapshot, hub.KindIntent} {
+		for _, k := range []hub.Kind{hub.KindLogin, hub.KindSetupToken, hub.KindAPIKey, hub.KindSnapshot, hub.KindIntent, hub.KindAccount} {
 			commits(t, v, p.ID, k, 0, 3)
 		}
 	}

@@ -98,7 +98,7 @@ func New(b Backend, k Key, opts Options) (*Vault, error) {
 	small := policy{limit: 64 << 10, keep: minKeep, least: minKeep, slack: minKeep}
 	v.kinds = map[hub.Kind]policy{
 		hub.KindLogin: credential, hub.KindSetupToken: credential, hub.KindAPIKey: credential,
-		hub.KindProfile: small, hub.KindIntent: small,
+		hub.KindProfile: small, hub.KindIntent: small, hub.KindAccount: small,
 		hub.KindSnapshot: {limit: 256 << 20, keep: hub.Generation(snapshots), least: minSnapshots},
 	}
 	return v, nil

@@ -152,6 +152,7 @@ func TestCommitRefusesBadArguments(t *testing.T) {
 		"the kind of claims": {alice, "name", 0, 1, hub.ErrInvalid},
 		"the last number":    {alice, hub.KindLogin, math.MaxUint64, 1, hub.ErrInvalid},
 		"credential too big": {alice, hub.KindLogin, 0, 1<<20 + 1, hub.ErrTooLarge},
+		"account too big":    {alice, hub.KindAccount, 0, 64<<10 + 1, hub.ErrTooLarge},
 		"snapshot too big":   {alice, hub.KindSnapshot, 0, 256<<20 + 1, hub.ErrTooLarge},
 	} {
 		if _, err := v.Commit(t.Context(), tc.profile, tc.kind, tc.prev, make([]byte, tc.size)); !errors.Is(err, tc.want) {
@@ -202,6 +203,7 @@ func TestHistoryIsPrunedButNeverTheNewest(t *testing.T) {
 		{hub.KindSnapshot, vault.Options{}, 3, 3},
 		{hub.KindSnapshot, vault.Options{KeepSnapshots: 5}, 5, 5},
 		{hub.KindIntent, vault.Options{}, 8, 16},
+		{hub.KindAccount, vault.Options{}, 8, 16},
 	} {
 		v, f := newVault(t, tc.opts)
 		for n := range 40 {
