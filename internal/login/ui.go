@@ -40,9 +40,7 @@ func (u *TerminalUI) Code(ctx context.Context) (secret.Text, error) {
 	u.lines.f = u.In
 	line, err := u.lines.next(ctx)
 	if err != nil {
-		if isTerminal(u.Out) {
-			fmt.Fprintln(u.Out)
-		}
+		fmt.Fprintln(u.Out) // nobody has ended the prompt's line
 		return secret.Text{}, noCode(err)
 	}
 	return secret.New(string(line)), nil

@@ -48,6 +48,9 @@ func TestTerminalUIReadsLinesOfAPipe(t *testing.T) {
 	if _, err := ui.Code(t.Context()); !errors.Is(err, hub.ErrCancelled) || !strings.Contains(hub.HintOf(err), "--code-file") {
 		t.Errorf("error = %v with hint %q at the end of the input", err, hub.HintOf(err))
 	}
+	if !strings.HasSuffix(out.String(), "press Enter: \n") {
+		t.Errorf("what comes next lands on the prompt's line: %q", out.String())
+	}
 }
 
 // A read that is given up does not swallow what comes later.
