@@ -114,18 +114,8 @@ func pollAndRead(fd, woken int, buf []byte) (n int, err error) {
 	}
 }
 
-// withoutEcho reads one line while the terminal does not show what is typed. On
-// anything but a terminal it just reads.
-func (l *lines) withoutEcho(ctx context.Context) ([]byte, error) {
-	restore, err := echoOff(l.f)
-	if err != nil {
-		return nil, err
-	}
-	defer restore()
-	return l.next(ctx)
-}
-
-// echoOff fails if f is a terminal that goes on showing what is typed.
+// echoOff keeps a terminal from showing what is typed, until restore. Anything
+// else is left as it is. It fails if f is a terminal that goes on showing it.
 func echoOff(f *os.File) (restore func(), err error) {
 	var old *unix.Termios
 	onFile(f, func(fd int) {

@@ -33,21 +33,50 @@ func (l *Login) SetupToken(ctx context.Context, profile hub.Profile, in, out *os
 	if err := l.passThrough(ctx, in, out); err != nil {
 		return Result{}, err
 	}
-	fmt.Fprint(out, "\nPaste the token that was just shown, and press Enter (it stays invisible): ")
-	line, err := (&lines{f: in}).withoutEcho(ctx)
-	switch {
-	case ctx.Err() != nil:
-		return Result{}, cancelled(ctx)
-	case err != nil:
-		return Result{}, noCode(err)
-	case len(line) == 0:
-		return Result{}, fmt.Errorf("%w: no token was pasted", hub.ErrCancelled)
+	t, err := l.askSetupToken(ctx, in, out)
+	if err != nil {
+		return Result{}, err
 	}
-	result, err := l.AdoptSetupToken(ctx, profile, secret.New(string(line)))
+	result, err := l.keepSetupToken(ctx, profile, t)
 	if err == nil {
 		result.Warnings = append(result.Warnings, "The token is still to be seen in this terminal's history: clear it.")
 	}
 	return result, err
+}
+
+// askSetupToken takes the token from the terminal, which shows nothing of what is
+// pasted. The CLI shows a token only once, so that a wrong paste may be mended as
+// often as that of a code.
+func (l *Login) askSetupToken(ctx context.Context, in, out *os.File) (agent.SetupToken, error) {
+	restore, err := echoOff(in)
+	if err != nil {
+		return agent.SetupToken{}, err
+	}
+	defer restore()
+	ui := &TerminalUI{In: in, Out: out}
+	for try := 1; ; try++ {
+		fmt.Fprint(out, "\nPaste the token that was just shown, and press Enter (it stays invisible): ")
+		line, err := (&lines{f: in}).next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return agent.SetupToken{}, cancelled(ctx)
+		case err != nil:
+			return agent.SetupToken{}, noCode(err)
+		case len(line) == 0:
+			return agent.SetupToken{}, fmt.Errorf("%w: no token was pasted", hub.ErrCancelled)
+		}
+		t, err := agent.NewSetupToken(secret.New(string(line)), l.cfg.Now())
+		if err == nil || try == maxTries {
+			return t, err
+		}
+		discardInput(in) // the wrong paste may have more lines
+		ui.Trouble(err.Error() + ": " + hub.HintOf(err))
+	}
+}
+
+// discardInput drops what was typed and not read yet.
+func discardInput(f *os.File) {
+	onFile(f, func(fd int) { _ = unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH) }) // only a terminal has such a queue
 }
 
 // AdoptSetupToken keeps a setup token that was just made: its year is counted
@@ -57,6 +86,10 @@ func (l *Login) AdoptSetupToken(ctx context.Context, profile hub.Profile, token 
 	if err != nil {
 		return Result{}, err
 	}
+	return l.keepSetupToken(ctx, profile, t)
+}
+
+func (l *Login) keepSetupToken(ctx context.Context, profile hub.Profile, t agent.SetupToken) (Result, error) {
 	payload, err := t.Encode()
 	if err != nil {
 		return Result{}, err

@@ -225,6 +225,47 @@ func TestLeavingTheSetupTokenScreenLeavesNothing(t *testing.T) {
 	}
 }
 
+// The token is shown once only: a wrong paste must not lose it.
+func TestWrongSetupTokenIsAskedForAgain(t *testing.T) {
+	for _, c := range []struct {
+		wrong string
+		times int
+		exit  int
+	}{{"not-a-token", 2, 0}, {"not-a-token", 3, 1}, {"first line\nsecond\nthird", 1, 0}} {
+		d := newDesk(t, nil)
+		tty := startChild(t, d, "setup-token", script(t, screenProgram), nil)
+		before := tty.modes()
+		tty.see("welcome")
+		tty.enter("q")
+		asked := func(times int) {
+			t.Helper()
+			eventually(t, "the prompt", func() bool { return strings.Count(tty.screen(), tokenPrompt) == times })
+		}
+		for i := range c.times {
+			asked(i + 1)
+			tty.enter(c.wrong + "\r")
+		}
+		if c.exit == 0 {
+			asked(c.times + 1)
+			tty.enter(fakeSetup + "\r")
+			tty.see("captured generation 1")
+		}
+		if exit := tty.exit(); exit != c.exit {
+			t.Errorf("%q %d times: exit %d; want %d\n%s", c.wrong, c.times, exit, c.exit, tty.screen())
+		}
+		tty.see("a setup token begins with sk-ant-oat…")
+		if _, after, _ := strings.Cut(tty.screen(), tokenPrompt); strings.Contains(after, c.wrong) || strings.Contains(after, fakeSetup) {
+			t.Errorf("what was pasted was shown: %q", after)
+		}
+		if after := tty.modes(); after != before {
+			t.Errorf("the terminal was left with other settings: %+v, was %+v", after, before)
+		}
+		if got := d.generation(hub.KindSetupToken); got != hub.Generation(1-c.exit) {
+			t.Errorf("%q %d times: a token of generation %d", c.wrong, c.times, got)
+		}
+	}
+}
+
 // The real program, with the test as the person who reads and pastes.
 func TestSetupTokenOfTheRealCLI(t *testing.T) {
 	sim := platform(t, simulator.Config{})
