@@ -29,11 +29,11 @@ type captured struct {
 // spent, and this is the only copy.
 //
 // The order is: (1) pack the directory; (2) take the refresh's lock, so that no
-// rotation of the old login is under way; (3) commit the snapshot; (4) commit
-// the login; (5) forget what the refresher knew of the old login. Step 4 is the
-// commit point. A crash before it leaves the old login as it was, at most with a
-// newer snapshot beside it, which holds no credential and which the next capture
-// follows. A crash after it leaves a complete capture, and directories of the
+// rotation of the old login is under way; (3) commit the snapshot and the name of
+// the account; (4) commit the login; (5) forget what the refresher knew of the
+// old login. Step 4 is the commit point. A crash before it leaves the old login
+// as it was, at most with a newer snapshot and another account's name beside it,
+// which hold no credential and which the next capture follows. A crash after it leaves a complete capture, and directories of the
 // old login's refreshes; those are for a generation that is no longer the
 // latest, so that the refresher can't commit them over the new one.
 func (l *Login) capture(ctx context.Context, profile hub.Profile, c captured) (Result, error) {
@@ -61,6 +61,7 @@ func (l *Login) capture(ctx context.Context, profile hub.Profile, c captured) (R
 	if _, err := l.commit(ctx, profile.ID, hub.KindSnapshot, snapshot.Bytes()); err != nil {
 		return Result{}, fmt.Errorf("keeping the config directory: %w", err)
 	}
+	l.keepAccount(ctx, profile, c)
 	record, err := l.commit(ctx, profile.ID, hub.KindLogin, c.content)
 	if err != nil {
 		return Result{}, fmt.Errorf("keeping the login: %w", err)

@@ -19,8 +19,6 @@ const secondWriter = "A copied login has two writers: as soon as the CLI refresh
 	"Delete the credential file there (%s) and don't use it again, but don't sign out there: that would revoke this login too. " +
 	"Better: run `claude-hub login` for a login of the hub's own."
 
-const globalFile = ".claude.json"
-
 // ownFiles are the hub's own names in its directory, which the older project
 // used for a plain copy of the config directory. They are not the CLI's.
 var ownFiles = []string{
@@ -96,8 +94,8 @@ func findConfig(dir string) (captured, error) {
 		config = filepath.Join(real, ".claude")
 	}
 	c := captured{dir: config}
-	if beside := filepath.Join(filepath.Dir(config), globalFile); filepath.Base(config) == ".claude" && isFile(beside) && !exists(filepath.Join(config, globalFile)) {
-		c.extra = map[string]string{globalFile: beside}
+	if beside := filepath.Join(filepath.Dir(config), agent.GlobalFile); filepath.Base(config) == ".claude" && isFile(beside) && !exists(filepath.Join(config, agent.GlobalFile)) {
+		c.extra = map[string]string{agent.GlobalFile: beside}
 	}
 	if isHub(config) {
 		c.exclude = ownFiles

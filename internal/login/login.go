@@ -7,8 +7,8 @@
 //  1. A capture is complete or there is none. Its commit point is the login's
 //     generation in the vault; see capture. Ctrl-C, SIGTERM, SIGHUP, a closed
 //     terminal and a CLI that is killed end a sign-in before that point, and
-//     then nothing but an unused snapshot may be left of it, or are too late,
-//     and then it is all there. Once the CLI has written the login, a sign-in
+//     then nothing but an unused snapshot and an account's name may be left of
+//     it, or are too late, and then it is all there. Once the CLI has written the login, a sign-in
 //     is finished whatever its context says.
 //  2. The CLI works in a scratch home that only this user can enter, and that is
 //     removed in the end. What a killed process leaves, the next sign-in

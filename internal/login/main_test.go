@@ -2,6 +2,7 @@ package login_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -103,6 +104,23 @@ func (d *desk) login() (vault.Record, agent.Credentials) {
 		d.t.Fatalf("the committed login is no good: %v", err)
 	}
 	return r, c
+}
+
+// account returns who is signed in, zero if that is not known.
+func (d *desk) account() agent.Account {
+	d.t.Helper()
+	r, err := d.vault.Latest(context.Background(), d.profile.ID, hub.KindAccount)
+	if errors.Is(err, hub.ErrNotFound) {
+		return agent.Account{}
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	a, err := agent.ParseAccount(r.Payload)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return a
 }
 
 func (d *desk) generation(kind hub.Kind) hub.Generation {

@@ -67,6 +67,9 @@ func TestSignInCapturesTheLogin(t *testing.T) {
 	if names := tree(t, d.snapshot()); !strings.Contains(strings.Join(names, " "), ".claude.json") {
 		t.Errorf("the snapshot holds %q; want .claude.json in it", names)
 	}
+	if a := d.account(); a.Email != "owner@example.com" || a.UUID != creds.AccountUUID || a.Name == "" {
+		t.Errorf("account %+v of the login of %s", a, creds.AccountUUID)
+	}
 	if c := sim.Counters(); c.CodeExchanges != 1 || c.TokenRequests != 1 || len(ui.links) != 1 {
 		t.Errorf("counters %+v after links %q", c, ui.links)
 	}
