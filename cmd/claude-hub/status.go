@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/api"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/refresh"
@@ -53,6 +55,7 @@ func (s sandboxState) text() string {
 
 type profileStatus struct {
 	Profile hub.Profile `json:"profile"`
+	Email   string      `json:"email,omitempty"` // absent where the sign-in did not tell it
 	refresh.Status
 }
 
@@ -97,7 +100,7 @@ func (a *app) status(ctx context.Context, only string) (statusReport, error) {
 		if err != nil {
 			return report, fmt.Errorf("profile %q: %w", p.Name, err)
 		}
-		report.Profiles = append(report.Profiles, profileStatus{p, s})
+		report.Profiles = append(report.Profiles, profileStatus{p, h.email(ctx, p.ID, s.Account), s})
 	}
 	if client, err := api.Dial(ctx, socketPath(h.dir)); err == nil {
 		defer client.Close()
@@ -106,6 +109,20 @@ func (a *app) status(ctx context.Context, only string) (statusReport, error) {
 		}
 	}
 	return report, nil
+}
+
+// email returns who is signed in, "" if that is not known. The name is kept apart
+// from the login: where the login has an account, the name must be of that.
+func (h *home) email(ctx context.Context, profile hub.ProfileID, account string) string {
+	record, err := h.vault.Latest(ctx, profile, hub.KindAccount)
+	if err != nil {
+		return "" // the UUID says it, too
+	}
+	a, err := agent.ParseAccount(record.Payload)
+	if err != nil || account != "" && a.UUID != account {
+		return ""
+	}
+	return a.Email
 }
 
 // chosen returns the profile of that name, or all of them for "".
@@ -145,7 +162,7 @@ func (a *app) showStatus(r statusReport) error {
 func (a *app) profileRows(p profileStatus) [][]string {
 	t := now()
 	rows := [][]string{
-		{"profile", string(p.Profile.Name) + " (" + orDash(p.Account) + ")"},
+		{"profile", string(p.Profile.Name) + " (" + orDash(cmp.Or(p.Email, p.Account)) + ")"},
 		{"plan", orDash(p.Plan)},
 		{"health", a.healthText(p.Status)},
 	}
@@ -216,7 +233,8 @@ func (a *app) checkCommand() *cobra.Command {
 0 when all is well, 4 when you must sign in again, 1 on other trouble.
 
 --live also has the platform accept the access token, with one small request that
-uses no model.`,
+uses no model. While a setup token (the spare) serves the runs, it asks the
+platform nothing.`,
 		Args: args(cobra.NoArgs),
 	}
 	profile := a.profileFlag(c)
@@ -254,7 +272,7 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 	if s.Health == hub.HealthOK && errors.Is(err, hub.ErrLoginRequired) { // the platform has just said so
 		s.Health, s.Reason = hub.HealthLoginRequired, err.Error()
 	}
-	if err := a.showCheck(p, s); err != nil {
+	if err := a.showCheck(profileStatus{p, h.email(ctx, p.ID, s.Account), s}); err != nil {
 		return err
 	}
 	if s.Health == hub.HealthOK || err != nil && !errors.Is(err, hub.ErrLoginRequired) {
@@ -269,9 +287,9 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 
 // showCheck prints the one line, or the record. It is told on standard output
 // what is wrong, too: that is where monitoring looks.
-func (a *app) showCheck(p hub.Profile, s refresh.Status) error {
+func (a *app) showCheck(s profileStatus) error {
 	if a.json {
-		return a.printJSON(profileStatus{p, s})
+		return a.printJSON(s)
 	}
 	until := ""
 	switch {
@@ -280,6 +298,6 @@ func (a *app) showCheck(p hub.Profile, s refresh.Status) error {
 	case s.Health == hub.HealthOK:
 		until = ", access token " + expiry(now(), s.AccessExpires)
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s: %s%s\n", p.Name, a.healthText(s), until)
+	_, err := fmt.Fprintf(a.stdout, "%s: %s%s\n", s.Profile.Name, a.healthText(s.Status), until)
 	return err
 }
