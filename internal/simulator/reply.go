@@ -158,7 +158,7 @@ func (s *Simulator) endpoint(e Endpoint, count func(*Counters), h func(http.Resp
 			return
 		}
 		if f.is(FaultEarlyAnswer) && e != EndpointMessages {
-			s.answerEarly(w, f)
+			s.answerEarly(w, r, f)
 			return
 		}
 		if rep := h(w, r, f); rep != nil {
@@ -167,8 +167,9 @@ func (s *Simulator) endpoint(e Endpoint, count func(*Counters), h func(http.Resp
 	}
 }
 
-// answerEarly refuses without a look at the request's body.
-func (s *Simulator) answerEarly(w http.ResponseWriter, f *Fault) {
+// answerEarly refuses without a look at the request's body, which is thrown away
+// afterwards: closing the connection on it could take the answer along.
+func (s *Simulator) answerEarly(w http.ResponseWriter, r *http.Request, f *Fault) {
 	status := f.Status
 	if status == 0 {
 		status = http.StatusServiceUnavailable
@@ -178,4 +179,5 @@ func (s *Simulator) answerEarly(w http.ResponseWriter, f *Fault) {
 	rep.retryAfter(f.RetryAfter)
 	rep.write(w, s.now())
 	http.NewResponseController(w).Flush()
+	io.Copy(io.Discard, io.LimitReader(r.Body, maxBody))
 }

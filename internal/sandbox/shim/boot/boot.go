@@ -78,6 +78,9 @@ func begin() (*Started, error) {
 	if err := harden(); err != nil {
 		return nil, wrap("closing the shim to the command", err)
 	}
+	if err := unignore(); err != nil {
+		return nil, wrap("resetting the signals", err)
+	}
 	s := &Started{Order: order}
 	for _, f := range order.Forwards {
 		fd, err := listen(f.Port)
@@ -106,6 +109,27 @@ func harden() error {
 	// memory, its descriptors, or its program, which is the host's own file.
 	if _, _, errno = syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
 		return errno
+	}
+	return nil
+}
+
+// unignore gives the signals that this process ignores from its start on their
+// default again; else the command would ignore them, too. nohup ignores SIGHUP,
+// and what glibc's posix_spawn starts, such as make's recipes, ignores 32 and 33.
+func unignore() error {
+	const ignored = 1
+	for signal := uintptr(1); signal <= 64; signal++ {
+		var action [4]uintptr // handler, flags, restorer and mask, as the kernel has them
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, signal, 0, uintptr(unsafe.Pointer(&action)), 8, 0, 0); errno != 0 {
+			return errno
+		}
+		if action[0] != ignored {
+			continue
+		}
+		action = [4]uintptr{}
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0); errno != 0 {
+			return errno
+		}
 	}
 	return nil
 }
