@@ -155,7 +155,7 @@ type nesting struct{ object, atKey bool }
 // mayFetch is a quick look: without the text "url" as a member's value, plain or
 // with escapes, there is no such source.
 func mayFetch(body []byte) bool {
-	if bytes.Contains(body, []byte(`\u00`)) { // seldom: what is written so are control characters
+	if bytes.Contains(body, []byte(`u00`)) { // seldom; and backslashes are many, so none is looked for first
 		for _, escape := range []string{`\u0075`, `\u0072`, `\u006c`, `\u006C`} {
 			if bytes.Contains(body, []byte(escape)) {
 				return true
