@@ -140,7 +140,7 @@ func TestMeteringAgreesWithTheCLI(t *testing.T) {
 	for _, model := range []string{"claude-sonnet-4-5", "claude-opus-5-5", "claude-haiku-5-5"} {
 		r := startReal(t, hub.Limits{})
 		got := r.run(t, "simulate: usage input=1200 output=340 cache_read=56000 cache_write=7800\nsimulate: bash \"true\"\nsimulate: usage input=170000 output=99 cache_read=3 cache_write=0\nsimulate: say \"x\"\n", "--model", model, "--allowedTools", "Bash")
-		ours := r.Usage()
+		ours := finalUsage(t, r.Endpoint)
 		u := got.Usage
 		if got.IsError || ours.InputTokens != u.Input || ours.OutputTokens != u.Output || ours.CacheReadTokens != u.CacheRead || ours.CacheWriteTokens != u.CacheWrite || ours.InputTokens != 171_200 {
 			t.Errorf("%s: ours %+v, the CLI's %+v: %s", model, ours, u, got.Result)
@@ -274,7 +274,7 @@ func TestPlatformIsReachedByItsNameThroughTheEnvironmentsProxy(t *testing.T) {
 	if n := sim.Counters(); n.Answered != 3 || n.Connects != 1 {
 		t.Errorf("%d answered over %d connections; want 3 over 1", n.Answered, n.Connects)
 	}
-	if got := b.Usage(); got.Requests != 3 || got.OutputTokens == 0 {
+	if got := finalUsage(t, b.Endpoint); got.Requests != 3 || got.OutputTokens == 0 {
 		t.Errorf("usage %+v", got)
 	}
 }

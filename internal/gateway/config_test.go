@@ -66,8 +66,10 @@ func TestTransportOfTheCallersIsUsed(t *testing.T) {
 	next := &http.Transport{DisableCompression: true}
 	t.Cleanup(next.CloseIdleConnections)
 	b := start(t, u, func(c *gateway.Config, _ *gateway.Request) { c.Transport = transport{next} })
-	if res, text := b.post(t, smallBody); res.StatusCode != 200 || text != startEvent+endEvents || b.Usage().OutputTokens != 500 {
-		t.Errorf("%d %q, usage %+v", res.StatusCode, text, b.Usage())
+	res, text := b.post(t, smallBody)
+	await(t, "the answer to be counted", func() bool { return b.Usage().OutputTokens == 500 })
+	if res.StatusCode != 200 || text != startEvent+endEvents {
+		t.Errorf("%d %q", res.StatusCode, text)
 	}
 	r, body := u.last(t)
 	if r.Header.Get("X-Transport") != "1" || r.Header.Get("Authorization") != "Bearer "+accessToken || body != smallBody || r.Header.Get("Accept-Encoding") != "identity" {

@@ -248,3 +248,13 @@ func TestRequestCarriesTheAccessTokenAndNothingOfTheClients(t *testing.T) {
 		t.Error("the access token is in the log")
 	}
 }
+
+// finalUsage closes e and returns what has gone through: the end of an answer may
+// be with its reader before it is counted.
+func finalUsage(t *testing.T, e *gateway.Endpoint) hub.Usage {
+	t.Helper()
+	if err := e.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	return e.Usage()
+}

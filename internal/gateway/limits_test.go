@@ -299,7 +299,7 @@ func TestRevokedTokenUnder200RequestsIsRefreshedOnceAndNoClientSeesIt(t *testing
 	if s.refreshes != 1 {
 		t.Errorf("%d refreshes; want 1", s.refreshes)
 	}
-	if got := b.Usage(); got.Requests != 200 || got.InputTokens != 200_000 {
+	if got := finalUsage(t, b.Endpoint); got.Requests != 200 || got.InputTokens != 200_000 {
 		t.Errorf("usage %+v; want each request once", got)
 	}
 	for _, got := range u.bodies {

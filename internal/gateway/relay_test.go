@@ -68,7 +68,7 @@ func TestEachEventGoesOutBeforeTheNextComesIn(t *testing.T) {
 	if rest, err := io.ReadAll(res.Body); len(rest) > 0 || err != nil {
 		t.Errorf("behind the last event: %q, %v", rest, err)
 	}
-	got := b.Usage()
+	got := finalUsage(t, b.Endpoint)
 	want := usage.Tokens{Input: 1000, CacheRead: 2000, Output: 500}
 	if got.Requests != 1 || got.InputTokens != 1000 || got.OutputTokens != 500 || got.CacheReadTokens != 2000 || fmt.Sprint(got.Models) != "[claude-sonnet-4-5-20250929]" || got.Cost != usage.Cost("claude-sonnet-4-5", want) {
 		t.Errorf("usage: %+v", got)
