@@ -93,15 +93,21 @@ func TestRequestsOverTheParallelLimitWait(t *testing.T) {
 			res.Body.Close()
 		})
 	}
-	first := <-arrived
-	for range 11 { // one goes whenever one has come: two are there nearly all the time
-		if n := <-arrived; max(n, first) > 2 {
+	<-arrived
+	<-arrived
+	select { // nothing says that the others wait; without the limit they would be here in a moment
+	case <-arrived:
+		t.Error("a third request while two are under way")
+	case <-time.After(300 * time.Millisecond):
+	}
+	close(release)
+	all.Wait()
+	close(arrived)
+	for n := range arrived {
+		if n > 2 {
 			t.Errorf("%d at once", n)
 		}
-		release <- struct{}{}
 	}
-	release <- struct{}{}
-	all.Wait()
 	if u.count() != 12 {
 		t.Errorf("%d in all", u.count())
 	}
