@@ -29,8 +29,10 @@ func TestStatus(t *testing.T) {
 		t.Errorf("status of a fresh sign-in = %+v", s)
 	}
 	w.failAt("answer.before", "hold")
-	go r.AccessToken(t.Context(), w.profile.ID, 1) // asked again below
+	asker := w.refresher()
+	go asker.AccessToken(t.Context(), w.profile.ID, 1) // asked again below
 	w.holding()
+	asker.Stop() // so that nobody starts the next helper; this one goes on
 	if s := w.status(r); !s.Refreshing || s.Interrupted {
 		t.Errorf("status during a refresh = %+v", s)
 	}
