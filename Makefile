@@ -4,13 +4,18 @@ AGENT := .cache/agent
 TOOLS := .cache/tools
 CLAUDE := $(AGENT)/node_modules/.bin/claude
 
-.PHONY: build setup test lint fuzz demo bench
+.PHONY: build parts setup test lint fuzz demo bench
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/claude-hub ./cmd/claude-hub
 
-setup: $(AGENT)/.installed
+# What a run needs: the CLI and the sandbox.
+parts: $(AGENT)/.installed
 	@scripts/debian-packages bubblewrap:bwrap
+
+# What the tests and benchmarks need besides: container engines with a base image, a browser.
+setup: parts
+	@scripts/engine
 
 # npm now and then trips over its own directories in an empty place: hence twice.
 NPM_CI := npm ci --no-audit --no-fund --no-update-notifier --loglevel=error
@@ -22,7 +27,7 @@ $(AGENT)/.installed: internal/agent/cli/package.json internal/agent/cli/package-
 	cd $(AGENT) && { $(NPM_CI) || $(NPM_CI); }
 	@touch $@
 
-demo: setup build
+demo: parts build
 	PATH="$(CURDIR)/$(AGENT)/node_modules/.bin:$$PATH" bin/claude-hub demo $(DEMO)
 
 test: setup lint
