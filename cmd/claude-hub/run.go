@@ -51,13 +51,13 @@ and the last line is the run's record.`,
 	f.StringVarP(&o.model, "model", "m", "", "the model (default: the CLI's choice)")
 	f.StringVar(&o.resume, "resume", "", "go on with the conversation of an earlier run, by its ID")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Minute, "how long the run may take")
-	f.StringVar(&o.delivery, "delivery", string(hub.DeliveryInject), "inject: no token in the sandbox; copy: a working copy of the captured state, with the access token")
+	f.StringVar(&o.delivery, "delivery", "", "gateway: no token in the sandbox (the default); copy: a working copy of the captured state, with the access token")
 	f.StringSliceVar(&o.tools, "allowed-tools", nil, "the CLI's tools to allow (default: all)")
 	o.limits.flags(f)
 	c.MarkFlagDirname("dir")                                         //nolint:errcheck // it fails only for a flag that isn't there
 	c.RegisterFlagCompletionFunc("resume", a.completeRuns)           //nolint:errcheck // likewise
 	c.RegisterFlagCompletionFunc("delivery", cobra.FixedCompletions( //nolint:errcheck // likewise
-		[]cobra.Completion{string(hub.DeliveryInject), string(hub.DeliveryCopy)}, cobra.ShellCompDirectiveNoFileComp))
+		[]cobra.Completion{string(hub.DeliveryGateway), string(hub.DeliveryCopy)}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -106,10 +106,14 @@ func (a *app) runRequest(o runOptions, prompt string) (api.RunRequest, error) {
 			return api.RunRequest{}, err
 		}
 	}
+	delivery, err := hub.ParseDelivery(o.delivery)
+	if err != nil {
+		return api.RunRequest{}, err
+	}
 	limits, err := o.limits.limits()
 	return api.RunRequest{
 		Profile: name, Dir: dir, Prompt: text, Model: o.model, Resume: resume, Timeout: o.timeout,
-		Limits: limits, Delivery: hub.Delivery(o.delivery), AllowedTools: o.tools,
+		Limits: limits, Delivery: delivery, AllowedTools: o.tools,
 	}, err
 }
 

@@ -1,6 +1,9 @@
 package hub
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Verdict is how a run ended. The empty verdict means that it has not.
 type Verdict string
@@ -19,14 +22,53 @@ const (
 // Delivery says what a run's CLI is given to sign its requests with.
 type Delivery string
 
-// The deliveries. The zero value means DeliveryInject.
+// The deliveries. The zero value says nothing, and then it is DeliveryGateway.
 const (
-	// DeliveryInject leaves a placeholder in the sandbox; the gateway swaps it.
-	DeliveryInject Delivery = "inject"
+	// DeliveryGateway leaves a placeholder in the sandbox; the gateway swaps it.
+	DeliveryGateway Delivery = "gateway"
 	// DeliveryCopy leaves a working copy of the captured state with the real
 	// access token, never the refresh token, in the sandbox.
 	DeliveryCopy Delivery = "copy"
+
+	// oldGateway is what older hubs called DeliveryGateway. It is still read.
+	oldGateway Delivery = "inject"
 )
+
+// ParseDelivery accepts "gateway", "copy" and, for nothing said, "".
+func ParseDelivery(s string) (Delivery, error) {
+	var d Delivery
+	d.set(s)
+	if d != "" && d != DeliveryGateway && d != DeliveryCopy {
+		return "", Hint(fmt.Errorf("%w: there is no delivery %q", ErrInvalid, s), "use gateway or copy")
+	}
+	return d, nil
+}
+
+// UnmarshalText takes any text, so that the record of a newer hub can be read.
+// Whoever acts on a delivery refuses one that it does not know.
+func (d *Delivery) UnmarshalText(text []byte) error {
+	d.set(string(text))
+	return nil
+}
+
+// Scan is UnmarshalText for a column of a database.
+func (d *Delivery) Scan(column any) error {
+	switch text := column.(type) {
+	case string:
+		d.set(text)
+	case []byte:
+		d.set(string(text))
+	default:
+		return fmt.Errorf("%w: a delivery is a text, not a %T", ErrFormat, column)
+	}
+	return nil
+}
+
+func (d *Delivery) set(text string) {
+	if *d = Delivery(text); *d == oldGateway {
+		*d = DeliveryGateway
+	}
+}
 
 // Limits bounds what one lease, and so one run, may use. Zero fields mean "no
 // limit of the hub's own", except Lifetime, whose zero is refused by the lease book.

@@ -43,7 +43,7 @@ type Request struct {
 	// [hub.DeliveryCopy] nobody could enforce them, so they are refused there.
 	Limits hub.Limits
 
-	Delivery     hub.Delivery // "" is [hub.DeliveryInject]
+	Delivery     hub.Delivery // "" is [hub.DeliveryGateway]
 	AllowedTools []string     // nil is every tool: the sandbox is the boundary
 	MaxTurns     int          // 0 is no limit
 	Instructions string       // appended to the CLI's system prompt
@@ -110,13 +110,13 @@ func checkPrompt(prompt string) error {
 }
 
 func (r *Runner) checkDelivery(req *Request) error {
-	req.Delivery = cmp.Or(req.Delivery, hub.DeliveryInject)
+	req.Delivery = cmp.Or(req.Delivery, hub.DeliveryGateway)
 	l := req.Limits
 	if l.Requests < 0 || l.Tokens < 0 || l.Cost < 0 || l.Parallel < 0 || l.Lifetime < 0 {
 		return fmt.Errorf("%w: a limit is negative", hub.ErrInvalid)
 	}
 	switch req.Delivery {
-	case hub.DeliveryInject:
+	case hub.DeliveryGateway:
 		// The lease outlives the timeout, so that the timeout is what the run is said to have ended by.
 		lifetime := req.Timeout + 2*r.cfg.Grace + time.Minute
 		if l.Lifetime == 0 || l.Lifetime > lifetime {

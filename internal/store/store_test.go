@@ -60,7 +60,7 @@ func useDatabase(path string, n int) error {
 
 func newRun() hub.Run {
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	return hub.Run{ID: hub.NewRunID(now), Profile: "default", Dir: "/w", Prompt: "p", Delivery: hub.DeliveryInject, Started: now}
+	return hub.Run{ID: hub.NewRunID(now), Profile: "default", Dir: "/w", Prompt: "p", Delivery: hub.DeliveryGateway, Started: now}
 }
 
 func create(t *testing.T) (*store.Store, string) {
