@@ -48,6 +48,10 @@ const profileNameRule = "use 1 to 40 of a-z, 0-9, '-' and '_', starting with a l
 // when the profile is renamed. It is safe as a file name.
 type ProfileID string
 
+// HubRecords is under what the vault keeps the few records that belong to no
+// profile. It is no profile's ID: those start with "p-".
+const HubRecords ProfileID = "hub"
+
 // NewProfileID returns a fresh random ID such as "p-k3v7q2m5x4n6a7b2".
 func NewProfileID() ProfileID { return ProfileID("p-" + randomText(10)) }
 
@@ -104,6 +108,8 @@ const (
 	KindSnapshot   Kind = "snapshot"    // the captured config directory, without its credential file
 	KindIntent     Kind = "intent"      // a refresh that is about to be sent
 	KindAccount    Kind = "account"     // who is signed in, in words for a person
+	KindHandover   Kind = "handover"    // a login that has left this hub with its refresh token; see Handover
+	KindImported   Kind = "imported"    // which bundles of other hubs were imported; kept under HubRecords
 )
 
 // Generation counts the committed versions of one record, from 1. Zero means

@@ -99,6 +99,7 @@ func New(b Backend, k Key, opts Options) (*Vault, error) {
 	v.kinds = map[hub.Kind]policy{
 		hub.KindLogin: credential, hub.KindSetupToken: credential, hub.KindAPIKey: credential,
 		hub.KindProfile: small, hub.KindIntent: small, hub.KindAccount: small,
+		hub.KindHandover: small, hub.KindImported: small,
 		hub.KindSnapshot: {limit: 256 << 20, keep: hub.Generation(snapshots), least: minSnapshots},
 	}
 	return v, nil
