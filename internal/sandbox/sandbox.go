@@ -74,12 +74,33 @@ type Spec struct {
 	Sockets []Socket
 	Limits  Limits
 
+	// Terminal gives the command a terminal of its own, made inside, as standard
+	// input, output and error and as its controlling terminal. Stdin is then what is
+	// typed on it, control characters included, and its end a Ctrl-D; Stdout is the
+	// screen, and Stderr gets nothing of the command's.
+	Terminal bool
+	Size     Size // of the terminal at the start; zero is 24 by 80
+
 	// Stdin may be nil for an empty input. Wait does not wait for its last Read.
 	Stdin io.Reader
 	// Stdout and Stderr may be nil to discard; each is written to by one goroutine
 	// at a time, and never after Wait has returned. A Write that blocks holds up
 	// Wait; one that fails ends the sandbox.
 	Stdout, Stderr io.Writer
+}
+
+// Size is a terminal's, in characters.
+type Size struct{ Rows, Cols uint16 }
+
+// Window returns the terminal's first size, zero if there is no terminal.
+func (s Spec) Window() Size {
+	switch {
+	case !s.Terminal:
+		return Size{}
+	case s.Size.Rows == 0 || s.Size.Cols == 0:
+		return Size{Rows: 24, Cols: 80}
+	}
+	return s.Size
 }
 
 // Reason says why a sandbox was ended, if it did not end by itself.
@@ -131,4 +152,9 @@ type Sandbox interface {
 
 	// Kill ends every process at once. It is not an error after the end.
 	Kill() error
+
+	// Resize gives the terminal another size, of which the kernel tells the
+	// foreground process. It is not an error after the end; without a terminal it is
+	// a hub.ErrInvalid.
+	Resize(rows, cols uint16) error
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
 	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
@@ -59,14 +61,25 @@ func (p *process) Wait() (sandbox.Exit, error) {
 }
 
 // Interrupt asks the shim to pass on a SIGTERM.
-func (p *process) Interrupt() error {
+func (p *process) Interrupt() error { return p.tell(boot.Interrupt) }
+
+// Resize asks the shim to give the terminal another size.
+func (p *process) Resize(rows, cols uint16) error {
+	if !p.spec.Terminal {
+		return fmt.Errorf("%w: a sandbox without a terminal has no size", hub.ErrInvalid)
+	}
+	return p.tell(shim.ResizeMessage(rows, cols)...)
+}
+
+// tell sends a message to the shim.
+func (p *process) tell(message ...byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil
 	}
 	p.pipes.control.SetWriteDeadline(time.Now().Add(time.Second))
-	_, err := p.pipes.control.Write([]byte{boot.Interrupt})
+	_, err := p.pipes.control.Write(message)
 	if errors.Is(err, syscall.EPIPE) { // the shim has ended
 		return nil
 	}

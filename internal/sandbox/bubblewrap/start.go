@@ -113,6 +113,8 @@ func (p *process) handshake(sockets []string) error {
 		return err
 	}
 	order := boot.Order{Args: p.spec.Args, Env: p.spec.Env, Dir: p.spec.Dir, FileSize: p.spec.Limits.FileSize}
+	window := p.spec.Window()
+	order.Rows, order.Cols = window.Rows, window.Cols
 	if order.Dir == "" {
 		order.Dir = sandbox.Home
 	}

@@ -40,6 +40,8 @@ func Run(t *testing.T, d sandbox.Driver) {
 		{"SystemCallsAreRefused", testSystemCalls},
 		{"NoNetwork", testNetwork},
 		{"SocketCarriesBothWays", testSocket},
+		{"Terminal", testTerminal},
+		{"KeysAndWindow", testKeys},
 		{"WriterFails", testWriterFails},
 		{"OutputLivesOnElsewhere", testHandOver},
 		{"TreeIsGone", testTree},

@@ -22,6 +22,7 @@ func WriteOrder(w io.Writer, o boot.Order) error {
 	for _, f := range o.Forwards {
 		fields = append(fields, strconv.Itoa(f.Port), f.Socket)
 	}
+	fields = append(fields, strconv.Itoa(int(o.Rows)), strconv.Itoa(int(o.Cols)))
 	data := make([]byte, 4)
 	for _, field := range fields {
 		if strings.ContainsRune(field, 0) {
@@ -35,6 +36,11 @@ func WriteOrder(w io.Writer, o boot.Order) error {
 	binary.BigEndian.PutUint32(data, uint32(len(data)-4))
 	_, err := w.Write(data)
 	return err
+}
+
+// ResizeMessage returns what the control pipe gets for a terminal of another size.
+func ResizeMessage(rows, cols uint16) []byte {
+	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16([]byte{boot.Resize}, rows), cols)
 }
 
 // ParseStatus reads one line of the status pipe. A job might have written it.

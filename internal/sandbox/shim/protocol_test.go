@@ -16,7 +16,7 @@ func TestOrderArrivesAsSent(t *testing.T) {
 		{Args: []string{"true"}},
 		{
 			Args: []string{"a b", "", "\xff\n", "ü"}, Env: []string{"A=", "B=\xfe"}, Dir: "/x\n",
-			Forwards: []boot.Forward{{Port: 4017, Socket: "/a b"}, {Port: 65535, Socket: ""}}, FileSize: 1 << 62, Processes: 7,
+			Forwards: []boot.Forward{{Port: 4017, Socket: "/a b"}, {Port: 65535, Socket: ""}}, FileSize: 1 << 62, Processes: 7, Rows: 1, Cols: 65535,
 		},
 		{Args: []string{strings.Repeat("x", 1<<20)}, Env: make([]string, 5000)},
 	} {

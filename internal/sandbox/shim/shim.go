@@ -4,6 +4,8 @@
 //  1. The loopback ports lead to their sockets before the command starts.
 //  2. The command gets nothing but its arguments, its environment, and standard
 //     input, output and error: no descriptor, no order of the shim's.
+//     A command that is to have a terminal gets one made here; the shim carries
+//     its keys and its screen.
 //  3. No zombie stays, SIGTERM, SIGINT and SIGHUP reach the command, and every
 //     process ends with it.
 //  4. Everything ends when the driver's end of the control pipe closes, so also
@@ -14,6 +16,7 @@
 package shim
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -46,21 +49,36 @@ func Main(args []string) int {
 	}
 	// So that reads go through the poller; else they hold a thread.
 	_ = syscall.SetNonblock(boot.ControlFD, true)
-	go obey(os.NewFile(boot.ControlFD, "control"), started.Child)
 	go relay(started.Child)
-	return boot.Reap(started.Child)
+	control := os.NewFile(boot.ControlFD, "control")
+	if started.Terminal < 0 {
+		go obey(control, started.Child, nil)
+		return boot.Reap(started.Child)
+	}
+	t := newTerminal(started.Terminal)
+	go obey(control, started.Child, t)
+	code := boot.Reap(started.Child)
+	t.finish()
+	return code
 }
 
 // obey does what the driver says, until the driver is gone; then it ends the
 // sandbox, since PID 1 takes every process with it.
-func obey(control io.Reader, child int) {
+func obey(control io.Reader, child int, t *terminal) {
 	var b [1]byte
+	var size [4]byte
 	for {
-		if _, err := control.Read(b[:]); err != nil {
-			os.Exit(128 + int(syscall.SIGKILL))
+		_, err := control.Read(b[:])
+		if err == nil && b[0] == boot.Resize {
+			_, err = io.ReadFull(control, size[:])
 		}
-		if b[0] == boot.Interrupt {
+		switch {
+		case err != nil:
+			os.Exit(128 + int(syscall.SIGKILL))
+		case b[0] == boot.Interrupt:
 			syscall.Kill(child, syscall.SIGTERM)
+		case b[0] == boot.Resize && t != nil:
+			t.resize(binary.BigEndian.Uint16(size[:2]), binary.BigEndian.Uint16(size[2:]))
 		}
 	}
 }

@@ -21,6 +21,7 @@ const ExitSetup = 125
 type Started struct {
 	Child     int   // the command
 	Listeners []int // descriptors, as Order.Forwards
+	Terminal  int   // the outer end of the command's terminal; -1 if it has none
 	Order     Order
 }
 
@@ -47,7 +48,7 @@ func init() {
 		_ = report(Status{Failed: &failure})
 		syscall.Exit(ExitSetup)
 	}
-	if endsSoon(s) {
+	if s.Terminal < 0 && endsSoon(s) { // a screen has to be carried first
 		syscall.Exit(Reap(s.Child))
 	}
 	started = s
@@ -81,7 +82,7 @@ func begin() (*Started, error) {
 	if err := unignore(); err != nil {
 		return nil, wrap("resetting the signals", err)
 	}
-	s := &Started{Order: order}
+	s := &Started{Order: order, Terminal: -1}
 	for _, f := range order.Forwards {
 		fd, err := listen(f.Port)
 		if err != nil {
@@ -89,7 +90,17 @@ func begin() (*Started, error) {
 		}
 		s.Listeners = append(s.Listeners, fd)
 	}
-	if s.Child, err = start(order); err != nil {
+	files := [3]uintptr{0, 1, 2}
+	if order.Rows > 0 {
+		var inner int
+		if s.Terminal, inner, err = openTerminal(order.Rows, order.Cols); err != nil {
+			return nil, wrap("opening a terminal inside the sandbox", err)
+		}
+		// The shim keeps the inner end open, so that the terminal lives on when the
+		// command closes it and opens it again.
+		files = [3]uintptr{uintptr(inner), uintptr(inner), uintptr(inner)}
+	}
+	if s.Child, err = start(order, files); err != nil {
 		return nil, err
 	}
 	return s, report(Status{Started: true})
@@ -156,8 +167,8 @@ func listen(port int) (int, error) {
 	return fd, syscall.Listen(fd, 1024)
 }
 
-// start runs the command with its limits.
-func start(o Order) (pid int, err error) {
+// start runs the command with its limits, on the given standard files.
+func start(o Order, files [3]uintptr) (pid int, err error) {
 	if err := syscall.Chdir(o.Dir); err != nil {
 		return 0, wrap("working directory "+o.Dir, err)
 	}
@@ -172,7 +183,10 @@ func start(o Order) (pid int, err error) {
 	if err != nil {
 		return 0, wrap("setting a limit", err)
 	}
-	attr := &syscall.ProcAttr{Env: o.Env, Files: []uintptr{0, 1, 2}}
+	attr := &syscall.ProcAttr{Env: o.Env, Files: files[:]}
+	if o.Rows > 0 {
+		attr.Sys = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	}
 	if o.Processes > 0 {
 		pid, err = startLimited(path, o, attr)
 	} else {

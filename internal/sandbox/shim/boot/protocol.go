@@ -19,8 +19,14 @@ const (
 	StatusFD = 4
 )
 
-// Interrupt on the control pipe sends SIGTERM to the command.
-const Interrupt byte = 'T'
+// What a byte on the control pipe means.
+const (
+	// Interrupt sends SIGTERM to the command.
+	Interrupt byte = 'T'
+	// Resize gives the command's terminal another size: rows and columns follow,
+	// in two bytes each, the high one first.
+	Resize byte = 'W'
+)
 
 // Order is what the shim is to do. It comes over a pipe, because arguments and
 // environment can be read by every user of the host.
@@ -32,6 +38,8 @@ type Order struct {
 	// FileSize and Processes become resource limits of the command; 0 is none.
 	FileSize  int64
 	Processes int
+	// Rows and Cols are the size of the command's terminal; 0 is no terminal.
+	Rows, Cols uint16
 }
 
 // Forward is a loopback port that leads to a unix socket.
@@ -71,6 +79,7 @@ func parseOrder(data string) (Order, error) {
 	for range f.number(maxForwards) {
 		o.Forwards = append(o.Forwards, Forward{Port: int(f.number(65535)), Socket: f.text()})
 	}
+	o.Rows, o.Cols = uint16(f.number(65535)), uint16(f.number(65535))
 	if f.bad || f.rest != "" || len(o.Args) == 0 {
 		return Order{}, errors.New("an order that makes no sense")
 	}
