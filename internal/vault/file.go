@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 )
@@ -34,6 +35,9 @@ const (
 	formatText    = "claude-hub-vault 1\n"
 	formatVersion = 1
 )
+
+// lockName is the file that [FileBackend.Lock] locks. It is no key.
+const lockName = ".lock"
 
 // Init makes the directory dir into an empty vault. It may be absent, empty, or
 // what an Init that was killed has left; a vault is hub.ErrExists, and anything
@@ -89,22 +93,31 @@ func checkEmpty(dir string) error {
 // Open opens the vault that Init made, and creates nothing. It removes temporary
 // files of writers that have died.
 func Open(dir string) (*FileBackend, error) {
-	dir, err := filepath.Abs(dir)
+	b, err := Look(dir)
+	if err == nil {
+		err = sweep(b.dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the vault: %w", err)
 	}
+	return b, nil
+}
+
+// Look is Open for somebody who changes nothing: temporary files stay.
+func Look(dir string) (*FileBackend, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
 	err = checkDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, hub.Hint(fmt.Errorf("opening the vault: %w: there is no directory %s", hub.ErrNotFound, dir), initHint)
+		return nil, hub.Hint(fmt.Errorf("%w: there is no directory %s", hub.ErrNotFound, dir), initHint)
 	}
 	if err == nil {
 		err = checkFormat(dir)
 	}
-	if err == nil {
-		err = sweep(dir)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("opening the vault: %w", err)
+		return nil, err
 	}
 	return &FileBackend{dir: dir, ready: map[string]bool{}}, nil
 }
@@ -307,6 +320,34 @@ func (b *FileBackend) Exists(ctx context.Context, key string) (bool, error) {
 		return false, err
 	}
 	return info.Mode().IsRegular(), nil
+}
+
+// Lock implements [Backend], by flock(2): the kernel lets go for a holder that
+// dies.
+func (b *FileBackend) Lock(ctx context.Context) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(b.dir, lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, hub.Hint(fmt.Errorf("locking the vault: %w", err), diskHint(err))
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("locking the vault: %w", err)
+		}
+		select { // flock(2) itself can't be given a deadline
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("locking the vault: %w: %w", hub.ErrLocked, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
 }
 
 // path returns the file of a key. The rule for keys leaves no way out of the
