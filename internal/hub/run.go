@@ -122,7 +122,32 @@ type Run struct {
 	Usage    Usage       `json:"usage"`
 	// AgentSession is the CLI's own session ID, for `claude --resume`.
 	AgentSession string `json:"agent_session,omitempty"`
+	// Parked is set while the run is put aside, and has no verdict, until what it
+	// waits for is there; the daemon goes on with it then.
+	Parked *Parking `json:"parked,omitempty"`
+	// Attempts is how often the CLI was started for it; Interruptions, how often the
+	// process that had it died meanwhile.
+	Attempts      int `json:"attempts,omitempty"`
+	Interruptions int `json:"interruptions,omitempty"`
 }
+
+// Parking says what a parked run waits for.
+type Parking struct {
+	Cause  ParkCause `json:"cause"`
+	Reason string    `json:"reason"` // one line for a person
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until,omitzero"` // of ParkedForWindow: when it opens, if that is known
+}
+
+// ParkCause is what a parked run waits for.
+type ParkCause string
+
+// The causes of parking.
+const (
+	ParkedForLogin   ParkCause = "login"   // a sign-in of the owner's
+	ParkedForWindow  ParkCause = "window"  // the plan's next window
+	ParkedForRestart ParkCause = "restart" // the daemon, which has stopped or died
+)
 
 // Health says whether a profile's login can be relied on.
 type Health string

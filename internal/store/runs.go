@@ -17,14 +17,16 @@ import (
 // Filter chooses runs. The zero value chooses the newest 1,000.
 type Filter struct {
 	Profile hub.ProfileName // "" means all
-	Running bool            // only runs that have no verdict
+	Running bool            // only runs that have no verdict; parked ones have none
+	Parked  bool            // only runs that are parked
 	Limit   int             // 0 means 1,000
 	Before  hub.RunID       // only runs made before this one, for paging; "" means from the newest
 }
 
 const (
 	defaultLimit = 1000
-	runColumns   = `id, profile, dir, prompt, model, delivery, started, ended, verdict, reason, until, result, exit_code, usage, agent_session`
+	runColumns   = `id, profile, dir, prompt, model, delivery, started, ended, verdict, reason, until, result, exit_code, usage, agent_session,
+		parked_cause, parked_reason, parked_since, parked_until, attempts, interruptions`
 )
 
 // CreateRun records a new run. A run of the same ID is [hub.ErrExists]. Times
@@ -34,9 +36,11 @@ func (s *Store) CreateRun(ctx context.Context, r hub.Run) error {
 	if err != nil {
 		return fmt.Errorf("recording run %s: %w", r.ID, err)
 	}
-	_, err = s.write.ExecContext(ctx, `INSERT INTO runs (`+runColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+	p := parking(r)
+	_, err = s.write.ExecContext(ctx, `INSERT INTO runs (`+runColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		r.ID, r.Profile, r.Dir, r.Prompt, r.Model, r.Delivery, micros(r.Started), micros(r.Ended),
-		r.Verdict, r.Reason, micros(r.Until), r.Result, r.ExitCode, string(usage), r.AgentSession)
+		r.Verdict, r.Reason, micros(r.Until), r.Result, r.ExitCode, string(usage), r.AgentSession,
+		p.Cause, p.Reason, micros(p.Since), micros(p.Until), r.Attempts, r.Interruptions)
 	var e *sqlite.Error
 	if errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY {
 		return fmt.Errorf("%w: run %s", hub.ErrExists, r.ID)
@@ -55,9 +59,12 @@ func (s *Store) UpdateRun(ctx context.Context, r hub.Run) error {
 	if err != nil {
 		return fmt.Errorf("updating run %s: %w", r.ID, err)
 	}
+	p := parking(r)
 	result, err := s.write.ExecContext(ctx, `UPDATE runs SET ended = ?, verdict = ?, reason = ?, until = ?, result = ?,
-		exit_code = ?, usage = ?, agent_session = ? WHERE id = ? AND verdict = ''`,
-		micros(r.Ended), r.Verdict, r.Reason, micros(r.Until), r.Result, r.ExitCode, string(usage), r.AgentSession, r.ID)
+		exit_code = ?, usage = ?, agent_session = ?, parked_cause = ?, parked_reason = ?, parked_since = ?, parked_until = ?,
+		attempts = ?, interruptions = ? WHERE id = ? AND verdict = ''`,
+		micros(r.Ended), r.Verdict, r.Reason, micros(r.Until), r.Result, r.ExitCode, string(usage), r.AgentSession,
+		p.Cause, p.Reason, micros(p.Since), micros(p.Until), r.Attempts, r.Interruptions, r.ID)
 	if err != nil {
 		return fmt.Errorf("updating run %s: %w", r.ID, err)
 	}
@@ -96,6 +103,9 @@ func (s *Store) Runs(ctx context.Context, f Filter) ([]hub.Run, error) {
 	if f.Running {
 		query += ` AND verdict = ''`
 	}
+	if f.Parked {
+		query += ` AND verdict = '' AND parked_cause <> ''`
+	}
 	if f.Before != "" {
 		query, args = query+` AND id < ?`, append(args, f.Before)
 	}
@@ -127,23 +137,40 @@ func scanRun(row interface{ Scan(...any) error }) (hub.Run, error) {
 		started      int64
 		ended, until sql.NullInt64
 		usage        []byte
+		p            hub.Parking
+		since, again sql.NullInt64
 	)
 	err := row.Scan(&r.ID, &r.Profile, &r.Dir, &r.Prompt, &r.Model, &r.Delivery, &started, &ended,
-		&r.Verdict, &r.Reason, &until, &r.Result, &r.ExitCode, &usage, &r.AgentSession)
+		&r.Verdict, &r.Reason, &until, &r.Result, &r.ExitCode, &usage, &r.AgentSession,
+		&p.Cause, &p.Reason, &since, &again, &r.Attempts, &r.Interruptions)
 	if err != nil {
 		return hub.Run{}, err
 	}
 	r.Started = time.UnixMicro(started).UTC()
-	if ended.Valid {
-		r.Ended = time.UnixMicro(ended.Int64).UTC()
-	}
-	if until.Valid {
-		r.Until = time.UnixMicro(until.Int64).UTC()
+	r.Ended, r.Until = timeOf(ended), timeOf(until)
+	if p.Cause != "" {
+		p.Since, p.Until = timeOf(since), timeOf(again)
+		r.Parked = &p
 	}
 	if err := json.Unmarshal(usage, &r.Usage); err != nil {
 		return hub.Run{}, fmt.Errorf("%w: usage of run %s: %w", hub.ErrFormat, r.ID, err)
 	}
 	return r, nil
+}
+
+// parking is what a run that is not parked has, too.
+func parking(r hub.Run) hub.Parking {
+	if r.Parked == nil {
+		return hub.Parking{}
+	}
+	return *r.Parked
+}
+
+func timeOf(micros sql.NullInt64) time.Time {
+	if !micros.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros.Int64).UTC()
 }
 
 // micros returns t as a column's value: NULL for the zero time.

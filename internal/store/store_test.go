@@ -164,6 +164,59 @@ func TestRunRoundTrip(t *testing.T) {
 	}
 }
 
+func TestAParkedRunKeepsWhatItWaitsForUntilItGoesOn(t *testing.T) {
+	s, _ := create(t)
+	r := newRun()
+	r.Attempts = 1
+	if err := s.CreateRun(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*hub.Parking{
+		{Cause: hub.ParkedForWindow, Reason: "why", Since: r.Started, Until: r.Started.Add(time.Hour)},
+		nil,
+		{Cause: hub.ParkedForLogin, Reason: "again", Since: r.Started.Add(time.Minute)},
+	} {
+		r.Parked, r.Interruptions = p, r.Interruptions+1
+		if err := s.UpdateRun(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Run(t.Context(), r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(r, got); diff != "" {
+			t.Errorf("the run changed on its way (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// The database of the first release goes on, with its runs.
+func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
+	s, path := create(t)
+	r := newRun()
+	r.Attempts = 1
+	if err := s.CreateRun(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for _, column := range []string{"parked_cause", "parked_reason", "parked_since", "parked_until", "attempts", "interruptions"} {
+		alter(t, path, `ALTER TABLE runs DROP COLUMN `+column)
+	}
+	alter(t, path, `DELETE FROM goose_db_version WHERE version_id > 1`)
+	s, err := store.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	got, err := s.Run(t.Context(), r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r, got); diff != "" {
+		t.Errorf("an older run (-want +got):\n%s", diff)
+	}
+}
+
 func TestAVerdictIsWrittenOnce(t *testing.T) {
 	s, _ := create(t)
 	r := newRun()
@@ -208,6 +261,12 @@ func TestRunsFilters(t *testing.T) {
 		if err := s.CreateRun(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
+		if i == 3 {
+			r.Parked = &hub.Parking{Cause: hub.ParkedForLogin, Since: r.Started}
+			if err := s.UpdateRun(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if i < 3 {
 			r.Verdict = hub.VerdictDone
 			if err := s.UpdateRun(t.Context(), r); err != nil {
@@ -223,6 +282,7 @@ func TestRunsFilters(t *testing.T) {
 		"all, newest first": {store.Filter{}, []int{5, 4, 3, 2, 1, 0}},
 		"profile":           {store.Filter{Profile: "alice"}, []int{4, 2, 0}},
 		"running":           {store.Filter{Running: true}, []int{5, 4, 3}},
+		"parked":            {store.Filter{Parked: true}, []int{3}},
 		"both":              {store.Filter{Profile: "alice", Running: true}, []int{4}},
 		"limit":             {store.Filter{Limit: 2}, []int{5, 4}},
 		"next page":         {store.Filter{Limit: 2, Before: ids[4]}, []int{3, 2}},
