@@ -29,6 +29,8 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
+	"github.com/claude-hub/claude-hub/internal/sandbox/cgroup"
+	"github.com/claude-hub/claude-hub/internal/sandbox/seccomp"
 )
 
 // Config is the driver's settings; the zero value is a good one.
@@ -59,7 +61,7 @@ type Driver struct {
 	system          []string // arguments
 	etc             []etcFile
 	seccomp         []byte
-	cgroups         func() *cgroups // nil where there are none; found once
+	cgroups         func() *cgroup.Groups // nil where there are none; found once
 }
 
 // New returns a driver. It starts nothing and does not look whether bubblewrap
@@ -73,11 +75,11 @@ func New(cfg Config) (*Driver, error) {
 		log:      cmp.Or(cfg.Log, slog.Default()),
 		system:   systemArgs(),
 		etc:      etcFiles(),
-		seccomp:  filter(),
-		cgroups:  sync.OnceValue(findCgroups),
+		seccomp:  seccomp.Filter(),
+		cgroups:  sync.OnceValue(cgroup.Find),
 	}
 	if cfg.NoCgroup {
-		d.cgroups = func() *cgroups { return nil }
+		d.cgroups = func() *cgroup.Groups { return nil }
 	}
 	if d.shim == "" {
 		d.shim = "/proc/self/exe" // what runs, even if its file has been replaced since

@@ -10,27 +10,16 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
+	"github.com/claude-hub/claude-hub/internal/sandbox/supervise"
 )
-
-// pipes are the driver's ends of the pipes to a sandbox.
-type pipes struct {
-	stdin, control               *os.File // to the sandbox; stdin is nil without an input
-	stdout, stderr, status, info *os.File // from it
-}
-
-func (p *pipes) close() {
-	for _, file := range []*os.File{p.stdin, p.stdout, p.stderr, p.control, p.status, p.info} {
-		file.Close() // a nil *os.File only returns an error
-	}
-}
 
 // inherited are the files that bubblewrap starts with. The first two of extra
 // are the shim's, see package shim; the others are read or opened through
 // /proc/self/fd, which saves a mount for each.
 type inherited struct {
-	stdin, stdout, stderr *os.File
-	extra                 []*os.File
-	errs                  []error
+	*supervise.Ends
+	extra []*os.File
+	errs  []error
 
 	info, seccomp, shim string   // numbers of descriptors, inside
 	etc                 []string // as the driver's etc
@@ -38,22 +27,16 @@ type inherited struct {
 }
 
 // open opens all that a sandbox needs. Nothing stays open when it fails.
-func (d *Driver) open(spec sandbox.Spec) (*pipes, *inherited, error) {
-	p, in := &pipes{}, &inherited{}
-	if spec.Stdin != nil {
-		in.stdin, p.stdin = in.pipe()
-	} else {
-		in.stdin = in.file(os.DevNull, os.O_RDONLY)
+func (d *Driver) open(spec sandbox.Spec) (pipes *supervise.Pipes, info *os.File, in *inherited, err error) {
+	pipes, ends, err := supervise.Open(spec.Stdin != nil)
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	p.stdout, in.stdout = in.pipe()
-	p.stderr, in.stderr = in.pipe()
-	var control, status, info *os.File
-	control, p.control = in.pipe()
-	p.status, status = in.pipe()
-	p.info, info = in.pipe()
-	in.add(control)
-	in.add(status)
-	in.info = in.add(info)
+	in = &inherited{Ends: ends}
+	info, itsInfo := in.pipe()
+	in.add(ends.Control)
+	in.add(ends.Status)
+	in.info = in.add(itsInfo)
 	in.seccomp = in.add(in.ready(d.seccomp))
 	in.shim = in.add(in.file(d.shim, os.O_RDONLY))
 	for _, file := range d.etc {
@@ -67,11 +50,12 @@ func (d *Driver) open(spec sandbox.Spec) (*pipes, *inherited, error) {
 		in.sockets = append(in.sockets, "/proc/self/fd/"+in.add(in.socket(s.Host)))
 	}
 	if err := errors.Join(in.errs...); err != nil {
-		p.close()
+		pipes.Close()
+		info.Close()
 		in.close()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return p, in, nil
+	return pipes, info, in, nil
 }
 
 // add gives f to bubblewrap and returns its number there.
@@ -116,7 +100,8 @@ func (in *inherited) socket(path string) *os.File {
 }
 
 func (in *inherited) close() {
-	for _, f := range append(in.extra, in.stdin, in.stdout, in.stderr) {
-		f.Close()
+	in.Close()
+	for _, f := range in.extra {
+		f.Close() // control and status a second time, which only returns an error
 	}
 }

@@ -1,7 +1,6 @@
 package bubblewrap
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,8 +17,8 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
-	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
-	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
+	"github.com/claude-hub/claude-hub/internal/sandbox/cgroup"
+	"github.com/claude-hub/claude-hub/internal/sandbox/supervise"
 )
 
 // startTimeout bounds a start on a machine that is very busy.
@@ -39,47 +38,56 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 			return nil, fmt.Errorf("%w: the sandbox's home %s is not a directory", hub.ErrInvalid, spec.Home)
 		}
 	}
-	p := newProcess(d, spec)
-	sockets, err := p.launch()
+	l, err := d.launch(spec)
 	if err != nil {
 		return nil, fmt.Errorf("starting bubblewrap: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { p.kill(sandbox.ReasonKilled) })
-	err = p.handshake(sockets)
+	stop := context.AfterFunc(ctx, func() { l.End(sandbox.ReasonKilled) })
+	err = l.handshake()
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		p.kill(sandbox.ReasonKilled)
-		p.abandon()
+		l.Abandon()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		return nil, err
 	}
-	p.supervise(ctx)
-	return p, nil
+	l.Supervise(ctx)
+	return l.Process, nil
+}
+
+// launched is a bubblewrap that was started.
+type launched struct {
+	*supervise.Process
+	driver  *Driver
+	spec    sandbox.Spec
+	pipes   *supervise.Pipes
+	info    *os.File // what bubblewrap says
+	sockets []string // paths that Spec.Sockets have inside
+	group   *cgroup.Group
 }
 
 // launch starts bubblewrap from a thread that stays until bubblewrap has ended:
-// the kernel takes the end of the thread for the death of the parent. It returns
-// the paths that Spec.Sockets have inside.
-func (p *process) launch() (sockets []string, err error) {
-	pipes, in, err := p.driver.open(p.spec)
+// the kernel takes the end of the thread for the death of the parent.
+func (d *Driver) launch(spec sandbox.Spec) (*launched, error) {
+	pipes, info, in, err := d.open(spec)
 	if err != nil {
 		return nil, err
 	}
 	defer in.close()
-	args, err := p.driver.argv(p.spec, in)
+	args, err := d.argv(spec, in)
 	if err != nil {
-		pipes.close()
+		pipes.Close()
+		info.Close()
 		return nil, err
 	}
 	cmd := &exec.Cmd{
-		Path: p.driver.program, Args: append([]string{"bwrap"}, args...), Env: []string{}, Dir: "/",
-		Stdin: in.stdin, Stdout: in.stdout, Stderr: in.stderr, ExtraFiles: in.extra,
+		Path: d.program, Args: append([]string{"bwrap"}, args...), Env: []string{}, Dir: "/",
+		Stdin: in.Stdin, Stdout: in.Stdout, Stderr: in.Stderr, ExtraFiles: in.extra,
 	}
-	started := make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan struct{})
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -87,103 +95,99 @@ func (p *process) launch() (sockets []string, err error) {
 		started <- err
 		if err == nil {
 			_ = cmd.Wait() // how bubblewrap exits says nothing that the shim has not said
-			close(p.ended)
+			close(ended)
 		}
 	}()
 	if err := <-started; err != nil {
-		pipes.close()
+		pipes.Close()
+		info.Close()
 		return nil, err
 	}
-	p.pipes, p.bwrap = pipes, cmd.Process
-	return in.sockets, nil
+	l := &launched{driver: d, spec: spec, pipes: pipes, info: info, sockets: in.sockets}
+	l.Process = supervise.New(supervise.Config{
+		Spec: spec, Pipes: pipes, Grace: d.grace, Interval: d.interval, Log: d.log,
+		// Bubblewrap has a PID 1 that dies with it.
+		Abort: func() { cmd.Process.Kill() }, Aborted: ended,
+		Release: func() {
+			info.Close()
+			l.group.Remove()
+		},
+	})
+	return l, nil
 }
 
 // handshake brings the sandbox from bubblewrap's start to the command's.
-func (p *process) handshake(sockets []string) error {
+func (l *launched) handshake() error {
 	deadline := time.Now().Add(startTimeout)
-	p.pipes.info.SetReadDeadline(deadline)
-	p.pipes.status.SetReadDeadline(deadline)
+	l.info.SetReadDeadline(deadline)
 	var info struct {
 		PID int `json:"child-pid"`
 	}
-	if err := json.NewDecoder(io.LimitReader(p.pipes.info, 1<<16)).Decode(&info); err != nil || info.PID <= 0 {
-		return p.setupError(err)
+	if err := json.NewDecoder(io.LimitReader(l.info, 1<<16)).Decode(&info); err != nil || info.PID <= 0 {
+		return l.setupError(err)
 	}
-	if err := p.adopt(info.PID); err != nil {
+	if err := l.adopt(info.PID); errors.Is(err, unix.ESRCH) { // it has ended already
+		return l.setupError(err)
+	} else if err != nil {
 		return err
 	}
-	order := boot.Order{Args: p.spec.Args, Env: p.spec.Env, Dir: p.spec.Dir, FileSize: p.spec.Limits.FileSize}
-	window := p.spec.Window()
-	order.Rows, order.Cols = window.Rows, window.Cols
-	if order.Dir == "" {
-		order.Dir = sandbox.Home
+	order := supervise.Order(l.spec)
+	for i := range order.Forwards {
+		order.Forwards[i].Socket = l.sockets[i]
 	}
-	for i, s := range p.spec.Sockets {
-		order.Forwards = append(order.Forwards, boot.Forward{Port: s.Port, Socket: sockets[i]})
+	if l.group == nil && l.spec.Limits.Processes > 0 {
+		order.Processes = l.spec.Limits.Processes + supervise.Slack
 	}
-	if p.group == nil && p.spec.Limits.Processes > 0 {
-		order.Processes = p.spec.Limits.Processes + processSlack
+	if said, err := l.Command(order, deadline); err != nil {
+		if !said {
+			return l.setupError(err)
+		}
+		return err
 	}
-	p.pipes.control.SetWriteDeadline(deadline)
-	if err := shim.WriteOrder(p.pipes.control, order); err != nil {
-		return p.setupError(err)
-	}
-	p.pipes.control.SetWriteDeadline(time.Time{})
-	p.status = bufio.NewReaderSize(io.LimitReader(p.pipes.status, 1<<16), 4096)
-	status, err := p.nextStatus()
-	if err != nil {
-		return p.setupError(err)
-	}
-	p.pipes.status.SetReadDeadline(time.Time{})
-	if status.Failed != nil {
-		return startError(p.spec, status.Failed)
-	}
-	if !status.Started {
-		return fmt.Errorf("the sandbox's shim began with %q", status)
-	}
-	if p.group != nil {
-		if err := p.group.release(info.PID); err != nil && !errors.Is(err, unix.ESRCH) {
-			p.driver.log.Warn("a sandbox's shim stays in its control group", "error", err)
+	if l.group != nil {
+		if err := l.group.Release(info.PID); err != nil && !errors.Is(err, unix.ESRCH) {
+			l.driver.log.Warn("a sandbox's shim stays in its control group", "error", err)
 		}
 	}
 	return nil
 }
 
-// adopt takes hold of the sandbox's PID 1 by its number on the host.
-func (p *process) adopt(pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return fmt.Errorf("taking hold of the sandbox: %w", err)
+// adopt takes hold of the sandbox's PID 1 by its number on the host, and bounds
+// it.
+func (l *launched) adopt(pid int) error {
+	if err := l.Adopt(pid); err != nil {
+		return err
 	}
-	p.setInit(fd)
 	// Let the kernel take the job before the hub when the machine is out of memory,
 	// if it lets us say so.
 	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0)
-	limits := p.spec.Limits
+	limits := l.spec.Limits
 	if limits.Memory == 0 && limits.Processes == 0 {
 		return nil
 	}
-	if groups := p.driver.cgroups(); groups != nil {
-		p.group, err = groups.create(limits)
+	if groups := l.driver.cgroups(); groups != nil {
+		group, err := groups.Create(limits)
 		if err == nil {
-			err = p.group.add(pid)
+			err = group.Add(pid)
 		}
 		if err == nil {
+			l.group = group
+			l.Bound(group.OutOfMemory)
 			return nil
 		}
-		p.driver.log.Warn("no control group for this sandbox; counting instead", "error", err)
-		p.group.remove()
-		p.group = nil
+		l.driver.log.Warn("no control group for this sandbox; counting instead", "error", err)
+		group.Remove()
 	}
-	p.procs, err = os.Open("/proc/" + strconv.Itoa(pid))
+	procs, err := os.Open("/proc/" + strconv.Itoa(pid))
+	l.Count(procs)
 	return err
 }
 
 // setupError is why the shim never got to say anything: what bubblewrap wrote.
-func (p *process) setupError(err error) error {
-	p.kill(sandbox.ReasonKilled)
-	p.pipes.stderr.SetReadDeadline(time.Now().Add(time.Second))
-	said, _ := io.ReadAll(io.LimitReader(p.pipes.stderr, 4096))
+func (l *launched) setupError(err error) error {
+	l.End(sandbox.ReasonKilled)
+	l.pipes.Stderr.SetReadDeadline(time.Now().Add(time.Second))
+	said, _ := io.ReadAll(io.LimitReader(l.pipes.Stderr, 4096))
 	if text := strings.TrimSpace(string(said)); text != "" {
 		return explain(fmt.Errorf("setting up the sandbox: %s", text))
 	}
@@ -191,13 +195,4 @@ func (p *process) setupError(err error) error {
 		err = errors.New("bubblewrap ended early")
 	}
 	return fmt.Errorf("setting up the sandbox: %w", err)
-}
-
-// startError is why the shim could not start the command.
-func startError(spec sandbox.Spec, f *boot.Failure) error {
-	if f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR || f.Errno == unix.EACCES {
-		return hub.Hint(fmt.Errorf("%w: in the sandbox: %s", hub.ErrNotFound, f.What),
-			fmt.Sprintf("the command %q and the directory %q must lie in /usr or in one of the sandbox's mounts", spec.Args[0], spec.Dir))
-	}
-	return fmt.Errorf("in the sandbox: %s", f.What)
 }

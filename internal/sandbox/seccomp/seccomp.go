@@ -1,4 +1,7 @@
-package bubblewrap
+// Package seccomp has the system call filter that every sandbox runs under. It
+// refuses what a job has no use for and an attacker has, and kills a process that
+// calls by the numbers of another architecture.
+package seccomp
 
 import (
 	"encoding/binary"
@@ -57,10 +60,10 @@ const (
 	x32SyscBit = 0x40000000
 )
 
-// filter returns the program for bubblewrap's --seccomp: everything is allowed
+// Filter returns the program, as the kernel reads it: everything is allowed
 // but the above. Calls of another architecture, whose numbers mean other things,
 // kill the process.
-func filter() []byte {
+func Filter() []byte {
 	var p program
 	p.load(dataArch)
 	p.unless(auditArch, killIt)

@@ -1,7 +1,4 @@
-package bubblewrap
-
-// ParseProcessStatus reads a process's status file.
-var ParseProcessStatus = parseStatus
+package cgroup
 
 // Locate returns where control groups would be tried: memory and pids directory
 // of each place.
@@ -14,4 +11,4 @@ func Locate(self, mountinfo string) [][2]string {
 }
 
 // SweepDir removes from dir the groups of hubs that are gone.
-func SweepDir(dir string) { sweep(&cgroups{memory: dir, pids: dir}) }
+func SweepDir(dir string) { sweep(&Groups{memory: dir, pids: dir}) }

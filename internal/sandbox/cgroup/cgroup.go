@@ -1,4 +1,7 @@
-package bubblewrap
+// Package cgroup makes control groups, of version 1 or 2, that bound the memory
+// and the processes of one sandbox, and tells where the kernel had to kill in one.
+// Groups of a process that is gone are removed by the next that looks for a place.
+package cgroup
 
 import (
 	"bufio"
@@ -15,18 +18,18 @@ import (
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
 
-// cgroups is where this process may make control groups.
-type cgroups struct {
+// Groups is where this process may make control groups.
+type Groups struct {
 	unified bool
 	memory  string // a directory to make groups in
 	pids    string // the same as memory if unified
 	home    []string
 }
 
-// findCgroups tries where a group can be made: beside this process's children, or
+// Find tries where a group can be made: beside this process's children, or
 // beside this process where its own group is barred to more groups by having
 // processes. It returns nil where neither works.
-func findCgroups() *cgroups {
+func Find() *Groups {
 	self, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
@@ -37,9 +40,9 @@ func findCgroups() *cgroups {
 	}
 	for _, c := range locate(string(self), string(mounts)) {
 		sweep(c)
-		g, err := c.create(sandbox.Limits{Memory: 1 << 30, Processes: 100})
+		g, err := c.Create(sandbox.Limits{Memory: 1 << 30, Processes: 100})
 		if err == nil {
-			g.remove()
+			g.Remove()
 			return c
 		}
 	}
@@ -47,7 +50,7 @@ func findCgroups() *cgroups {
 }
 
 // locate reads the places to try from a process's cgroup and mountinfo files.
-func locate(self, mountinfo string) []*cgroups {
+func locate(self, mountinfo string) []*Groups {
 	own := map[string]string{} // controller, or "" for the unified hierarchy, to path
 	for line := range strings.Lines(self) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
@@ -76,14 +79,14 @@ func locate(self, mountinfo string) []*cgroups {
 			}
 		}
 	}
-	var found []*cgroups
+	var found []*Groups
 	if dirs["memory"] != "" && dirs["pids"] != "" {
-		found = append(found, &cgroups{memory: dirs["memory"], pids: dirs["pids"], home: []string{dirs["memory"], dirs["pids"]}})
+		found = append(found, &Groups{memory: dirs["memory"], pids: dirs["pids"], home: []string{dirs["memory"], dirs["pids"]}})
 	}
 	if dir := dirs[""]; dir != "" {
 		found = append(found,
-			&cgroups{unified: true, memory: dir, pids: dir, home: []string{dir}},
-			&cgroups{unified: true, memory: filepath.Dir(dir), pids: filepath.Dir(dir), home: []string{dir}})
+			&Groups{unified: true, memory: dir, pids: dir, home: []string{dir}},
+			&Groups{unified: true, memory: filepath.Dir(dir), pids: filepath.Dir(dir), home: []string{dir}})
 	}
 	return found
 }
@@ -101,7 +104,7 @@ func join(at, root, path string) string {
 const groupPrefix = "claude-hub-"
 
 // sweep removes the groups of hubs that are gone.
-func sweep(c *cgroups) {
+func sweep(c *Groups) {
 	for _, parent := range []string{c.memory, c.pids} {
 		left, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
 		for _, dir := range left {
@@ -113,17 +116,17 @@ func sweep(c *cgroups) {
 	}
 }
 
-// group is one sandbox's control group: a directory, or with version 1 two.
-type group struct {
+// Group is one sandbox's control group: a directory, or with version 1 two.
+type Group struct {
 	dirs   []string
 	home   []string
 	events string // the file that counts kills for memory
 }
 
-// create makes a group with these limits.
-func (c *cgroups) create(limits sandbox.Limits) (*group, error) {
+// Create makes a group with these limits.
+func (c *Groups) Create(limits sandbox.Limits) (*Group, error) {
 	name := groupPrefix + strconv.Itoa(os.Getpid()) + "-" + strings.TrimPrefix(string(hub.NewRunID(time.Now())), "r-")
-	g := &group{home: c.home, dirs: []string{filepath.Join(c.memory, name)}}
+	g := &Group{home: c.home, dirs: []string{filepath.Join(c.memory, name)}}
 	g.events = filepath.Join(g.dirs[0], "memory.oom_control")
 	memory := []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}
 	if c.unified {
@@ -134,18 +137,18 @@ func (c *cgroups) create(limits sandbox.Limits) (*group, error) {
 	}
 	for _, dir := range g.dirs {
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			g.remove()
+			g.Remove()
 			return nil, err
 		}
 	}
 	if err := g.limit(limits, memory, c.unified); err != nil {
-		g.remove()
+		g.Remove()
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *group) limit(limits sandbox.Limits, memory []string, unified bool) error {
+func (g *Group) limit(limits sandbox.Limits, memory []string, unified bool) error {
 	if limits.Memory > 0 {
 		for i, file := range memory {
 			err := write(filepath.Join(g.dirs[0], file), strconv.FormatInt(limits.Memory, 10))
@@ -166,13 +169,13 @@ func (g *group) limit(limits sandbox.Limits, memory []string, unified bool) erro
 	return nil
 }
 
-// add moves a process into the group.
-func (g *group) add(pid int) error { return move(g.dirs, pid) }
+// Add moves a process into the group.
+func (g *Group) Add(pid int) error { return move(g.dirs, pid) }
 
-// release moves the shim out again, once the command is in: a job that has used
+// Release moves the shim out again, once the command is in: a job that has used
 // up its processes must not keep the shim from starting a thread, nor may the
 // kernel choose the shim when memory is short. The limits hold without it.
-func (g *group) release(pid int) error { return move(g.home, pid) }
+func (g *Group) Release(pid int) error { return move(g.home, pid) }
 
 func move(dirs []string, pid int) error {
 	for _, dir := range dirs {
@@ -183,9 +186,13 @@ func move(dirs []string, pid int) error {
 	return nil
 }
 
-// outOfMemory reports whether the kernel has killed in the group.
-func (g *group) outOfMemory() bool {
-	f, err := os.Open(g.events)
+// OutOfMemory reports whether the kernel has killed in the group.
+func (g *Group) OutOfMemory() bool { return Killed(g.events) }
+
+// Killed reports whether the kernel says in an events file, see [Events], that it
+// has killed for memory. A file that is gone says nothing.
+func Killed(events string) bool {
+	f, err := os.Open(events)
 	if err != nil {
 		return false
 	}
@@ -199,9 +206,32 @@ func (g *group) outOfMemory() bool {
 	return false
 }
 
-// remove deletes the group. The kernel may need a moment after the last process.
+// Events returns the file in which the kernel counts its kills for memory in the
+// group that a process is in; "" if this process can't see it. It may be the file
+// of a group that holds more than this process.
+func Events(pid int) string {
+	its, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return ""
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return ""
+	}
+	for _, c := range locate(string(its), string(mounts)) {
+		for _, name := range []string{"memory.events", "memory.oom_control"} {
+			file := filepath.Join(c.memory, name)
+			if _, err := os.Stat(file); err == nil {
+				return file
+			}
+		}
+	}
+	return ""
+}
+
+// Remove deletes the group. The kernel may need a moment after the last process.
 // A group that stays is swept by a later hub.
-func (g *group) remove() {
+func (g *Group) Remove() {
 	if g == nil {
 		return
 	}

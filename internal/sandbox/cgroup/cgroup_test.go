@@ -1,4 +1,4 @@
-package bubblewrap_test
+package cgroup_test
 
 import (
 	"fmt"
@@ -6,11 +6,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
-	"github.com/claude-hub/claude-hub/internal/sandbox"
-	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
+	"github.com/claude-hub/claude-hub/internal/sandbox/cgroup"
 )
 
 const (
@@ -44,7 +42,7 @@ func TestLocateControlGroups(t *testing.T) {
 		"empty":      {"", "", nil},
 		"not a line": {"0:", "- - -", nil},
 	} {
-		if got := bubblewrap.Locate(c.self, c.mounts); !slices.Equal(got, c.want) {
+		if got := cgroup.Locate(c.self, c.mounts); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q; want %q", name, got, c.want)
 		}
 	}
@@ -54,7 +52,7 @@ func FuzzLocateControlGroups(f *testing.F) {
 	f.Add("4:memory:/a\n8:pids:/b\n0::/c\n", v1Mounts+v2Mounts)
 	f.Add("::", " - cgroup2 x x")
 	f.Fuzz(func(t *testing.T, self, mounts string) {
-		for _, place := range bubblewrap.Locate(self, mounts) {
+		for _, place := range cgroup.Locate(self, mounts) {
 			if place[0] == "" || place[1] == "" {
 				t.Errorf("an empty place: %q", place)
 			}
@@ -63,23 +61,6 @@ func FuzzLocateControlGroups(f *testing.F) {
 }
 
 // TestGroupsAreRemoved looks whether the kernel still has groups of this process.
-func TestGroupsAreRemoved(t *testing.T) {
-	d := newDriver(t, bubblewrap.Config{})
-	for range 3 {
-		s, err := d.Start(t.Context(), sandbox.Spec{Args: []string{"/bin/true"}, Limits: sandbox.Limits{Memory: 1 << 30, Processes: 50}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Wait()
-	}
-	filepath.WalkDir("/sys/fs/cgroup", func(path string, _ os.DirEntry, err error) error {
-		if err == nil && strings.Contains(path, fmt.Sprintf("/claude-hub-%d-", os.Getpid())) {
-			t.Errorf("left over: %s", path)
-		}
-		return nil
-	})
-}
-
 func TestSweepTakesGroupsOfTheDeadOnly(t *testing.T) {
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {
@@ -96,23 +77,10 @@ func TestSweepTakesGroupsOfTheDeadOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	bubblewrap.SweepDir(dir)
+	cgroup.SweepDir(dir)
 	for name, stays := range names {
 		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != stays {
 			t.Errorf("%s stays: %v; want %v", name, err == nil, stays)
 		}
-	}
-}
-
-func FuzzParseProcessStatus(f *testing.F) {
-	f.Add([]byte("Name:\tRssAnon: 5\nRssAnon:\t     100 kB\nRssShmem:\t 28 kB\nThreads:\t3\n"))
-	f.Add([]byte("RssAnon: 99999999999999999999 kB\nThreads: -\n"))
-	f.Fuzz(func(t *testing.T, status []byte) { bubblewrap.ParseProcessStatus(status) })
-}
-
-func TestParseProcessStatus(t *testing.T) {
-	memory, threads := bubblewrap.ParseProcessStatus([]byte("Name:\tRssAnon: 5 kB\\nThreads: 9\nVmRSS:\t 4444 kB\nRssAnon:\t     100 kB\nRssFile:\t 70 kB\nRssShmem:\t 28 kB\nThreads:\t3\n"))
-	if memory != 128<<10 || threads != 3 {
-		t.Errorf("memory %d, threads %d; want %d and 3", memory, threads, 128<<10)
 	}
 }

@@ -1,4 +1,4 @@
-package bubblewrap
+package supervise
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 
 // writer returns where output goes. Both streams may go to one writer, which
 // then must see one Write at a time.
-func (p *process) writer(w io.Writer) io.Writer {
+func (p *Process) writer(w io.Writer) io.Writer {
 	if w == nil {
 		return io.Discard
 	}
@@ -37,7 +37,7 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 
 // pump carries output until its end, or until cutOff. What goes beyond the limit
 // ends the sandbox and is thrown away, and so does a writer that fails.
-func (p *process) pump(from *os.File, to io.Writer) {
+func (p *Process) pump(from *os.File, to io.Writer) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -54,17 +54,17 @@ func (p *process) pump(from *os.File, to io.Writer) {
 
 // deliver writes one part of the output, and returns what the next part is to be
 // written to.
-func (p *process) deliver(part []byte, to io.Writer) io.Writer {
+func (p *Process) deliver(part []byte, to io.Writer) io.Writer {
 	limit := p.spec.Limits.Output
 	if total := p.output.Add(int64(len(part))); limit > 0 && total > limit {
 		part = part[:max(0, int64(len(part))-(total-limit))]
-		p.kill(sandbox.ReasonOutput)
+		p.End(sandbox.ReasonOutput)
 	}
 	if len(part) == 0 || to == nil {
 		return to
 	}
 	if _, err := to.Write(part); err != nil {
-		p.kill(sandbox.ReasonKilled)
+		p.End(sandbox.ReasonKilled)
 		return nil
 	}
 	return to
@@ -76,7 +76,7 @@ const maxPipe = 1 << 20
 // drain delivers what a pipe holds when all of its sandbox's processes are gone.
 // Its end need not come: a job can have passed its output on to a process that
 // lives on, through a socket in a shared workspace.
-func (p *process) drain(from *os.File, to io.Writer, buf []byte) {
+func (p *Process) drain(from *os.File, to io.Writer, buf []byte) {
 	conn, err := from.SyscallConn()
 	if err != nil {
 		return
@@ -92,17 +92,17 @@ func (p *process) drain(from *os.File, to io.Writer, buf []byte) {
 }
 
 // cutOff ends the pumps once they have delivered what is there.
-func (p *process) cutOff() {
-	for _, f := range []*os.File{p.pipes.stdout, p.pipes.stderr} {
+func (p *Process) cutOff() {
+	for _, f := range []*os.File{p.cfg.Pipes.Stdout, p.cfg.Pipes.Stderr} {
 		if err := f.SetReadDeadline(time.Now()); err != nil {
-			p.driver.log.Warn("a sandbox's output can't be cut off", "error", err)
+			p.cfg.Log.Warn("a sandbox's output can't be cut off", "error", err)
 		}
 	}
 }
 
 // feed carries the input. It ends with the input or, at the next Read's return,
 // with the sandbox.
-func (p *process) feed() {
-	_, _ = io.Copy(p.pipes.stdin, p.spec.Stdin) // a job need not read its input
-	p.pipes.stdin.Close()
+func (p *Process) feed() {
+	_, _ = io.Copy(p.cfg.Pipes.Stdin, p.spec.Stdin) // a job need not read its input
+	p.cfg.Pipes.Stdin.Close()
 }

@@ -1,4 +1,4 @@
-package bubblewrap
+package supervise
 
 import (
 	"bytes"
@@ -12,9 +12,9 @@ import (
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
 
-// processSlack is how many threads the shim may have, where there is no control
+// Slack is how many threads the shim may have, where there is no control
 // group: the kernel counts them against the job's limit.
-const processSlack = 16
+const Slack = 16
 
 // watcher looks at a sandbox every so often.
 type watcher struct {
@@ -29,13 +29,13 @@ func (w *watcher) stop() {
 }
 
 // watch starts looking, if there is anything to look at.
-func (p *process) watch() *watcher {
+func (p *Process) watch() *watcher {
 	w := &watcher{quit: make(chan struct{})}
 	var looks []func() sandbox.Reason
 	if p.spec.Limits.MinFree > 0 {
 		looks = append(looks, p.lookAtDisk)
 	}
-	if p.group != nil {
+	if p.killed != nil {
 		looks = append(looks, p.lookAtGroup)
 	}
 	if p.procs != nil {
@@ -45,12 +45,12 @@ func (p *process) watch() *watcher {
 		return w
 	}
 	w.wg.Go(func() {
-		tick := time.NewTicker(p.driver.interval)
+		tick := time.NewTicker(p.cfg.Interval)
 		defer tick.Stop()
 		for {
 			for _, look := range looks {
 				if why := look(); why != sandbox.ReasonNone {
-					p.kill(why)
+					p.End(why)
 				}
 			}
 			select {
@@ -64,7 +64,7 @@ func (p *process) watch() *watcher {
 }
 
 // lookAtDisk compares the free space of each file system that the job may fill.
-func (p *process) lookAtDisk() sandbox.Reason {
+func (p *Process) lookAtDisk() sandbox.Reason {
 	paths := []string{p.spec.Home}
 	for _, m := range p.spec.Mounts {
 		if m.Writable {
@@ -85,8 +85,8 @@ func (p *process) lookAtDisk() sandbox.Reason {
 
 // lookAtGroup ends a sandbox in which the kernel had to kill for memory: what is
 // left of it would only fail in odder ways.
-func (p *process) lookAtGroup() sandbox.Reason {
-	if p.group.outOfMemory() {
+func (p *Process) lookAtGroup() sandbox.Reason {
+	if p.killed() {
 		return sandbox.ReasonMemory
 	}
 	return sandbox.ReasonNone
@@ -94,7 +94,7 @@ func (p *process) lookAtGroup() sandbox.Reason {
 
 // lookAtProcesses adds up memory and threads of all processes of the sandbox, as
 // its own /proc lists them.
-func (p *process) lookAtProcesses() sandbox.Reason {
+func (p *Process) lookAtProcesses() sandbox.Reason {
 	limits := p.spec.Limits
 	var memory int64
 	threads := 0
@@ -118,7 +118,7 @@ const insideProc = "root/proc"
 
 // listProcesses names the sandbox's processes but the shim. There are none when
 // it has ended.
-func (p *process) listProcesses() []string {
+func (p *Process) listProcesses() []string {
 	fd, err := unix.Openat(int(p.procs.Fd()), insideProc, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
@@ -137,7 +137,7 @@ func (p *process) listProcesses() []string {
 
 // measure returns the memory that is the process's own (so without the pages of
 // programs and libraries, which many share), and its number of threads.
-func (p *process) measure(pid string) (memory int64, threads int) {
+func (p *Process) measure(pid string) (memory int64, threads int) {
 	fd, err := unix.Openat(int(p.procs.Fd()), insideProc+"/"+pid+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, 0

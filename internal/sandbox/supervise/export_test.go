@@ -1,0 +1,4 @@
+package supervise
+
+// ParseProcessStatus reads a process's status file.
+var ParseProcessStatus = parseStatus
