@@ -85,7 +85,7 @@ func (e *entry) fresh(stale hub.Generation, now time.Time) (secret.Text, hub.Gen
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.login
-	if l == nil || l.gen == stale || l.gen == e.dead || !now.Before(l.due) || now.Sub(e.looked) > lookAgain || now.Before(e.looked) {
+	if l == nil || l.moved != nil || l.gen == stale || l.gen == e.dead || !now.Before(l.due) || now.Sub(e.looked) > lookAgain || now.Before(e.looked) {
 		return secret.Text{}, 0, false
 	}
 	return l.cred.AccessToken, l.gen, true
@@ -124,10 +124,18 @@ func trouble(c choice) error {
 }
 
 // current returns the newest generation of the login, nil if there is none. It
-// asks the vault each time, because other processes rotate too, but reads and
-// decrypts only what is new.
+// asks the vault each time, because other processes rotate and hand over, too,
+// but reads and decrypts only what is new.
 func (r *Refresher) current(ctx context.Context, e *entry) (*login, error) {
 	now := r.cfg.Now()
+	l, err := r.newest(ctx, e)
+	if l == nil || err != nil {
+		return nil, err
+	}
+	return r.withHandover(ctx, e, l, now)
+}
+
+func (r *Refresher) newest(ctx context.Context, e *entry) (*login, error) {
 	e.mu.Lock()
 	known := e.login
 	e.mu.Unlock()
@@ -137,9 +145,6 @@ func (r *Refresher) current(ctx context.Context, e *entry) (*login, error) {
 			return nil, fmt.Errorf("looking for the login: %w", err)
 		}
 		if !newer {
-			e.mu.Lock()
-			e.looked = now
-			e.mu.Unlock()
 			return known, nil
 		}
 	}
@@ -159,7 +164,7 @@ func (r *Refresher) current(ctx context.Context, e *entry) (*login, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.login == nil || e.login.gen < l.gen {
-		e.login = l
+		e.login, e.looked, e.handed = l, time.Time{}, 0
 		if dead {
 			e.dead = l.gen
 		}
@@ -178,12 +183,12 @@ func (r *Refresher) choose(ctx context.Context, e *entry, l *login, stale hub.Ge
 	notBefore, lastErr := e.notBefore, e.lastErr
 	e.mu.Unlock()
 	now := r.cfg.Now()
-	if l != nil && l.gen != stale && now.Before(l.due) { // nearly always
+	if l != nil && l.moved == nil && l.gen != stale && now.Before(l.due) { // nearly always
 		return choice{token: l.cred.AccessToken, gen: l.gen}, nil
 	}
 	st, err := placeOf(r.cfg.Dir, e.id).readState()
 	if err != nil {
-		if l != nil && l.gen != stale && now.Before(l.cred.ExpiresAt) {
+		if l != nil && l.moved == nil && l.gen != stale && now.Before(l.cred.ExpiresAt) {
 			return choice{token: l.cred.AccessToken, gen: l.gen}, nil
 		}
 		return choice{}, err

@@ -106,9 +106,11 @@ func (h *helper) settle(ctx context.Context, a *attempt, l *login, st state, ans
 	if reason == "" {
 		reason = "the CLI said nothing"
 	}
+	sentBefore := st.Sent
+	st.Sent = st.Sent || a.sent()
 	switch {
 	case answer.Kind == agent.RefreshRefused:
-		st = requireLogin(st, "the platform refuses the refresh token ("+reason+"): it was used or revoked elsewhere, or the login has ended", h.cfg.Now())
+		st = h.refused(ctx, l, st, sentBefore, reason)
 	case answer.MayHaveRotated():
 		return h.findOut(ctx, a, l, st, answer, reason)
 	case answer.Kind == agent.RefreshNotSent:
@@ -117,6 +119,37 @@ func (h *helper) settle(ctx context.Context, a *attempt, l *login, st state, ans
 		st = h.fail(st, reason, longestBackoff)
 	}
 	return h.close(a, st)
+}
+
+// refused deals with a refresh token that the platform does not take. One that
+// was never sent from here must have been used elsewhere, unless the login itself
+// has ended.
+func (h *helper) refused(ctx context.Context, l *login, st state, sentBefore bool, reason string) state {
+	st.SecondWriter = !sentBefore && !l.ended(h.cfg.Now()) && !h.keptToken(ctx, l)
+	if st.SecondWriter {
+		reason = "the platform refuses the refresh token (" + reason + "), which was never sent from here before: a second writer has used this login (a copy of it in another place), or it was signed out at the provider"
+	} else {
+		reason = "the platform refuses the refresh token (" + reason + "): it was used or revoked elsewhere, or the login has ended"
+	}
+	return requireLogin(st, reason, h.cfg.Now())
+}
+
+// keptToken reports whether l's refresh token is that of the generation before
+// it, so that it was sent already: the platform may answer without a new one.
+// What can't be read counts as that: nobody is accused without evidence.
+func (h *helper) keptToken(ctx context.Context, l *login) bool {
+	if l.gen == 1 {
+		return false
+	}
+	rec, err := h.cfg.Vault.Get(ctx, h.profile, hub.KindLogin, l.gen-1)
+	if errors.Is(err, hub.ErrNotFound) {
+		return false
+	}
+	if err != nil {
+		return true
+	}
+	before, err := agent.ParseCredentials(rec.Payload)
+	return err != nil || before.RefreshToken.Equal(l.cred.RefreshToken)
 }
 
 // close writes what an attempt has come to, and then removes it.

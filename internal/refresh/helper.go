@@ -232,6 +232,11 @@ func (h *helper) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	handover, _, err := readHandover(ctx, h.cfg.Vault, h.profile)
+	if err != nil {
+		return err
+	}
+	l = l.after(handover)
 	st, err := h.place.readState()
 	if err != nil && h.req.mode != modeForce {
 		return err

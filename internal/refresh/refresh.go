@@ -18,6 +18,11 @@
 //  5. The platform's token endpoint is asked once per refresh, by the unmodified
 //     CLI, and after a failure not before its back-off has passed.
 //  6. While an access token lives, trouble with refreshing it is not the caller's.
+//  7. A login that was handed over to another hub is neither refreshed nor served
+//     here from then on, by no process and no flag, until a newer generation is
+//     there or the owner takes it back. (A caller that has asked within the last
+//     25 ms may get the old access token once more.) Serving it on would be no
+//     service: the other hub's first refresh kills it.
 //
 // The door lets one tunnel through per refresh. A CLI that would send a second
 // request (2.1.330 does, when the new token is near its expiry) can't.
@@ -145,7 +150,8 @@ type entry struct {
 
 	mu     sync.Mutex     // guards what follows; never held during I/O
 	login  *login         // the newest generation seen, decrypted; nil before the first look
-	looked time.Time      // when the vault was last asked whether it is the newest
+	looked time.Time      // when the vault was last asked whether it is the newest, and still ours
+	handed hub.Generation // of the newest handover record seen; login says what it means
 	dead   hub.Generation // the newest that a caller reported
 	flight *flight        // the one at work, if any
 	// Of flights that could not even leave a word in the status file:

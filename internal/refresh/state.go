@@ -24,7 +24,14 @@ type state struct {
 	Dead bool `json:"dead,omitempty"`
 	// Doubt: the refresh token was sent, nothing came back, and the old access
 	// token was still accepted afterwards. Asked once more before the next try.
-	Doubt     bool      `json:"doubt,omitempty"`
+	Doubt bool `json:"doubt,omitempty"`
+	// Sent: a refresh of this generation may have reached the platform, and gave
+	// no new one.
+	Sent bool `json:"sent,omitempty"`
+	// SecondWriter: the platform refused the refresh token although it was never
+	// sent from here before. Somebody else used it, or ended the login.
+	SecondWriter bool `json:"second_writer,omitempty"`
+
 	Failures  int       `json:"failures,omitempty"`    // in a row
 	NotBefore time.Time `json:"not_before,omitzero"`   // end of the back-off
 	LastError string    `json:"last_error,omitempty"`  // of the newest failure

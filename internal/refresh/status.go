@@ -36,6 +36,16 @@ type Status struct {
 	Spare          *SpareStatus   `json:"spare,omitempty"`
 	ServedBySpare  bool           `json:"served_by_spare,omitempty"`
 	AccessAccepted *bool          `json:"access_accepted,omitempty"` // only after Check with live
+
+	// SecondWriter says that the platform refused a refresh token that was never
+	// sent from here before: somebody else has used this login, or the owner has
+	// signed it out at the provider. A sign-in ends it.
+	SecondWriter bool `json:"second_writer,omitempty"`
+	// HandedOver says to whom the login was moved; nil if this hub is its writer.
+	HandedOver *hub.Handover `json:"handed_over,omitempty"`
+	// FullCopy says where a copy of this login with its refresh token was left by
+	// `claude-hub restore`; nil if nowhere. It is a second writer in waiting.
+	FullCopy *hub.Handover `json:"full_copy,omitempty"`
 }
 
 // SpareStatus is what is known of a profile's setup token.
@@ -91,6 +101,8 @@ func describe(l *login, sp *spare, st state, now time.Time) Status {
 	switch {
 	case c.gen == 0 && !c.refresh:
 		s.Health, s.Reason = hub.HealthLoginRequired, c.reason
+	case l != nil && l.moved != nil:
+		s.Health, s.Reason = hub.HealthLoginRequired, movedReason(*l.moved)
 	case l != nil && l.ended(now):
 		s.Health, s.Reason = hub.HealthLoginRequired, "the login has reached the end of its life"
 	}
@@ -100,11 +112,12 @@ func describe(l *login, sp *spare, st state, now time.Time) Status {
 func describeLogin(l *login, st state, now time.Time) Status {
 	s := Status{
 		Health: st.Health, Reason: st.Reason,
-		SignedIn: !l.cred.RefreshToken.IsZero(), Generation: l.gen,
+		SignedIn: !l.cred.RefreshToken.IsZero() && l.moved == nil, Generation: l.gen,
 		Account: l.cred.AccountUUID, Organization: l.cred.OrganizationUUID,
 		Plan: l.cred.Subscription, RateLimitTier: l.cred.RateLimitTier,
 		AccessExpires: l.cred.ExpiresAt, LoginExpires: l.cred.LoginExpiresAt,
 		LastRefresh: st.Refreshed, LastTry: st.LastTry, LastError: st.LastError, Failures: st.Failures,
+		SecondWriter: st.SecondWriter, HandedOver: l.moved, FullCopy: l.shared,
 	}
 	if !l.cred.LoginExpiresAt.IsZero() {
 		left := days(l.cred.LoginExpiresAt.Sub(now))
@@ -172,6 +185,9 @@ func (r *Refresher) Refresh(ctx context.Context, profile hub.ProfileID, force bo
 	}
 	if before == nil {
 		return Outcome{}, loginRequired("there is no login that could be refreshed")
+	}
+	if before.moved != nil {
+		return Outcome{}, loginRequired(movedReason(*before.moved))
 	}
 	now := r.cfg.Now()
 	wanted := force || !now.Before(before.advisory) || placeOf(r.cfg.Dir, profile).leftovers()

@@ -119,7 +119,7 @@ func (r *Refresher) sweepOne(ctx context.Context, id hub.ProfileID) (time.Time, 
 func due(l *login, st state, interrupted bool, now time.Time) time.Time {
 	when := l.due
 	switch {
-	case st.Health == hub.HealthLoginRequired || l.ended(now) || l.cred.RefreshToken.IsZero():
+	case st.Health == hub.HealthLoginRequired || l.moved != nil || l.ended(now) || l.cred.RefreshToken.IsZero():
 		return time.Time{}
 	case st.Dead || interrupted:
 		when = now

@@ -16,6 +16,10 @@ type login struct {
 	gen     hub.Generation
 	cred    agent.Credentials
 	created time.Time // when it was committed
+	// moved says to whom this generation was handed over: nothing of it is served
+	// or refreshed here then. shared says where a full copy of the login was left.
+	// nil: neither.
+	moved, shared *hub.Handover
 	// From advisory on it is refreshed behind the callers, from mandatory on they
 	// wait for that. due is advisory with this process's jitter.
 	advisory, due, mandatory time.Time
@@ -79,6 +83,9 @@ func decide(l *login, s *spare, st state, stale hub.Generation, now time.Time) c
 		return static(s, st, stale, now, "this profile has not signed in")
 	}
 	st = st.of(l.gen)
+	if l.moved != nil {
+		return static(s, st, stale, now, movedReason(*l.moved))
+	}
 	usable := l.gen != stale && !st.Dead && now.Before(l.cred.ExpiresAt)
 	over, reason := st.Health == hub.HealthLoginRequired, st.Reason
 	if !over && l.ended(now) {

@@ -29,6 +29,9 @@ func (h *helper) mayRefresh(ctx context.Context, l *login, st state) (bool, erro
 	switch {
 	case l.gen > h.req.from: // done by somebody else, or by finishing what was left over
 		return false, nil
+	case l.moved != nil: // whatever the mode: another hub is its writer now
+		h.log.Info("not refreshed: the login was handed over", "generation", l.gen, "to", l.moved.To)
+		return false, nil
 	case h.req.mode == modeForce:
 		return true, nil
 	case h.place.leftovers(): // what became of the refresh token is not known yet, or never will be

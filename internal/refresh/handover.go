@@ -1,0 +1,142 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/vault"
+)
+
+// readHandover returns the newest record of the login's leaving, and its
+// generation; zero if there is none. A record that can't be read is an error: it
+// may say that the login must not be refreshed.
+func readHandover(ctx context.Context, v *vault.Vault, id hub.ProfileID) (hub.Handover, hub.Generation, error) {
+	rec, err := v.Latest(ctx, id, hub.KindHandover)
+	if errors.Is(err, hub.ErrNotFound) {
+		return hub.Handover{}, 0, nil
+	}
+	if err != nil {
+		return hub.Handover{}, 0, fmt.Errorf("reading whether the login was moved: %w", err)
+	}
+	h, err := hub.ParseHandover(rec.Payload)
+	if err != nil {
+		return hub.Handover{}, 0, hub.Hint(fmt.Errorf("reading whether the login was moved: %w", err), "sign in again with `claude-hub login`")
+	}
+	return h, rec.Generation, nil
+}
+
+// withHandover returns l with what the newest handover record says of it. now is
+// when the look at the vault began.
+func (r *Refresher) withHandover(ctx context.Context, e *entry, l *login, now time.Time) (*login, error) {
+	e.mu.Lock()
+	known := e.handed
+	if e.login != l {
+		known = 0
+	}
+	e.mu.Unlock()
+	newer, err := r.cfg.Vault.Newer(ctx, e.id, hub.KindHandover, known)
+	if err != nil {
+		return nil, fmt.Errorf("looking whether the login was moved: %w", err)
+	}
+	if newer {
+		var h hub.Handover
+		if h, known, err = readHandover(ctx, r.cfg.Vault, e.id); err != nil {
+			return nil, err
+		}
+		l = l.after(h)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.login == nil || e.login.gen < l.gen || e.login.gen == l.gen && e.handed <= known {
+		e.login, e.handed, e.looked = l, known, now
+	}
+	return l, nil
+}
+
+// after returns l as the handover record h leaves it.
+func (l *login) after(h hub.Handover) *login {
+	after := *l
+	after.moved, after.shared = nil, nil
+	switch {
+	case h.Holds(l.gen):
+		after.moved = &h
+	case h.Shared && h.Generation <= l.gen && sameSignIn(h.LoginExpires, l.cred.LoginExpiresAt):
+		after.shared = &h
+	}
+	return &after
+}
+
+// sameSignIn reports whether two generations may be of one sign-in: a refresh
+// leaves the login's end where it is, give or take what the clocks differ.
+func sameSignIn(a, b time.Time) bool {
+	return a.IsZero() || b.IsZero() || a.Sub(b).Abs() < 10*time.Minute
+}
+
+// movedReason is one line for a person.
+func movedReason(h hub.Handover) string {
+	return fmt.Sprintf("the login was moved on %s to %s (bundle %s), which alone refreshes it now",
+		h.At.UTC().Format("2 January 2006 15:04 UTC"), strings.Join(h.To, ", "), h.Bundle)
+}
+
+// Hold keeps every refresh of one profile out, in every process, until Release.
+type Hold struct {
+	place place
+	lock  *os.File
+}
+
+// Hold waits until no refresh of profile is under way, as long as ctx lives, and
+// keeps the next one out. The kernel ends it with this process, at the latest.
+func (r *Refresher) Hold(ctx context.Context, profile hub.ProfileID) (*Hold, error) {
+	if err := checkProfileID(profile); err != nil {
+		return nil, err
+	}
+	p := placeOf(r.cfg.Dir, profile)
+	if err := p.make(); err != nil {
+		return nil, err
+	}
+	lock, err := takeLock(ctx, p.lock())
+	if err != nil {
+		return nil, err
+	}
+	return &Hold{p, lock}, nil
+}
+
+// Settled returns nil when it is known of every refresh so far what became of it,
+// and an hub.ErrConflict when one was interrupted: the newest generation may be
+// spent then.
+func (h *Hold) Settled() error {
+	dirs, err := h.place.attempts()
+	if err != nil {
+		return err
+	}
+	if len(dirs) > 0 {
+		return hub.Hint(fmt.Errorf("%w: a refresh was interrupted, and what became of it is not known yet", hub.ErrConflict),
+			"finish it with `claude-hub refresh`, or sign in again with `claude-hub login`")
+	}
+	return nil
+}
+
+// Forget removes what is known of the refreshes of older generations: the login
+// was just replaced.
+func (h *Hold) Forget() error {
+	var errs []error
+	for _, prefix := range []string{attemptPrefix, keptPrefix} {
+		dirs, err := h.place.withPrefix(prefix)
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	if err := os.Remove(h.place.status()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Release lets refreshes in again. It may be called twice.
+func (h *Hold) Release() { h.lock.Close() }
