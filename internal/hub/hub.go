@@ -60,6 +60,7 @@ type Profile struct {
 	ID      ProfileID   `json:"id"`
 	Name    ProfileName `json:"name"`
 	Created time.Time   `json:"created"`
+	Policy  Policy      `json:"policy,omitzero"`
 }
 
 // RunID names one run. IDs made later sort after IDs made in an earlier

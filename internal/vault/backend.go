@@ -37,6 +37,11 @@ type Backend interface {
 	// Delete removes keys in the order given; one that is absent is fine. On
 	// return the removal survives a loss of power.
 	Delete(ctx context.Context, keys ...string) error
+
+	// Lock waits until nobody else, in this process or another, has the lock of
+	// this store, and takes it until unlock is called or the process ends. It
+	// keeps out other callers of Lock, and nobody else.
+	Lock(ctx context.Context) (unlock func(), err error)
 }
 
 // Prober is for backends that can tell faster than by List whether a key is

@@ -1,10 +1,13 @@
 package vault
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
@@ -14,7 +17,16 @@ import (
 // key is what makes the name unique. The claim comes second, and is what makes
 // the profile visible: a crash between the two leaves a record under a random ID
 // that nothing leads to, and the name free.
+//
+// A claim counts only while the profile's own record has that name. So a change of
+// name is one commit of that record, with the new claim made before it and the old
+// one removed after it: whoever looks, and whatever is killed, there is one name.
+// A claim that such a kill leaves is removed by who wants the name next. Claims are
+// made and removed under the store's lock alone.
 const kindName hub.Kind = "name"
+
+// maxUpdates bounds how often an update is tried that others keep overtaking.
+const maxUpdates = 100
 
 func nameKey(name hub.ProfileName) string { return namesDir + "/" + string(name) }
 
@@ -30,13 +42,18 @@ func (v *Vault) CreateProfile(ctx context.Context, p hub.Profile) error {
 	if err != nil {
 		return fmt.Errorf("creating profile %s: %w", p.Name, err)
 	}
-	if err := v.claimable(ctx, p); err != nil {
+	unlock, err := v.backend.Lock(ctx)
+	if err != nil {
+		return fmt.Errorf("creating profile %s: %w", p.Name, err)
+	}
+	defer unlock()
+	if err := v.claimableLocked(ctx, p); err != nil {
 		return fmt.Errorf("creating profile %s: %w", p.Name, err)
 	}
 	if _, err := v.Commit(ctx, p.ID, hub.KindProfile, 0, text); err != nil {
 		return fmt.Errorf("creating profile %s: %w", p.Name, err)
 	}
-	if err := v.claim(ctx, p); err != nil {
+	if err := v.claimLocked(ctx, p); err != nil {
 		if errors.Is(err, hub.ErrExists) {
 			// Ours lost and nothing leads to it; if it stays it does no harm.
 			_ = v.backend.Delete(ctx, recordKey(p.ID, hub.KindProfile, 1))
@@ -46,24 +63,29 @@ func (v *Vault) CreateProfile(ctx context.Context, p hub.Profile) error {
 	return nil
 }
 
-// claimable looks first, so that the usual refusal writes nothing.
-func (v *Vault) claimable(ctx context.Context, p hub.Profile) error {
+// claimableLocked looks first, so that the usual refusal writes nothing. A claim
+// that a killed change of name has left is removed.
+func (v *Vault) claimableLocked(ctx context.Context, p hub.Profile) error {
 	id, err := v.claimant(ctx, p.Name)
 	switch {
 	case errors.Is(err, hub.ErrNotFound), err == nil && id == p.ID:
 		return nil
-	case err == nil:
+	case err != nil:
+		return err
+	}
+	holder, err := v.profile(ctx, id)
+	if err != nil || holder.Name == p.Name { // also a holder that can't be read keeps its name
 		return nameTaken(p.Name)
 	}
-	return err
+	return v.backend.Delete(ctx, nameKey(p.Name))
 }
 
 func nameTaken(name hub.ProfileName) error {
 	return hub.Hint(fmt.Errorf("%w: there is a profile named %s", hub.ErrExists, name), "choose another name, or sign in to that profile again")
 }
 
-// claim takes the name for p, or finds that p has it.
-func (v *Vault) claim(ctx context.Context, p hub.Profile) error {
+// claimLocked takes the name for p, or finds that p has it.
+func (v *Vault) claimLocked(ctx context.Context, p hub.Profile) error {
 	sealed, err := v.seal.seal(Record{p.ID, kindName, 1, p.Created, []byte(p.Name)})
 	if err != nil {
 		return err
@@ -75,7 +97,7 @@ func (v *Vault) claim(ctx context.Context, p hub.Profile) error {
 	if !errors.Is(err, hub.ErrExists) {
 		return err
 	}
-	return v.claimable(ctx, p)
+	return v.claimableLocked(ctx, p)
 }
 
 // claimant returns the ID that has claimed the name, or hub.ErrNotFound.
@@ -95,6 +117,119 @@ func (v *Vault) claimant(ctx context.Context, name hub.ProfileName) (hub.Profile
 	return r.Profile, nil
 }
 
+// RenameProfile gives the profile from the name to, and returns it. Its ID stays.
+// Killed at any point, it leaves the old name or the new one, never both and
+// never none; the same call again then goes on. hub.ErrExists if another profile
+// has that name, hub.ErrNotFound if there is no profile from.
+func (v *Vault) RenameProfile(ctx context.Context, from, to hub.ProfileName) (hub.Profile, error) {
+	for _, name := range []hub.ProfileName{from, to} {
+		if _, err := hub.ParseProfileName(string(name)); err != nil {
+			return hub.Profile{}, fmt.Errorf("renaming a profile: %w", err)
+		}
+	}
+	unlock, err := v.backend.Lock(ctx)
+	if err != nil {
+		return hub.Profile{}, fmt.Errorf("renaming profile %s: %w", from, err)
+	}
+	defer unlock()
+	p, err := v.renameLocked(ctx, from, to)
+	if err != nil {
+		return hub.Profile{}, fmt.Errorf("renaming profile %s: %w", from, err)
+	}
+	return p, nil
+}
+
+func (v *Vault) renameLocked(ctx context.Context, from, to hub.ProfileName) (hub.Profile, error) {
+	id, err := v.claimant(ctx, from)
+	if errors.Is(err, hub.ErrNotFound) {
+		return hub.Profile{}, noProfile(from)
+	}
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	p, err := v.profile(ctx, id)
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	if p.Name == from && from != to {
+		p.Name = to
+		if err := v.claimableLocked(ctx, p); err != nil {
+			return hub.Profile{}, err
+		}
+		if err := v.claimLocked(ctx, p); err != nil {
+			return hub.Profile{}, err
+		}
+		p, err = v.update(ctx, id, func(p *hub.Profile) error { p.Name = to; return nil })
+		if err != nil {
+			return hub.Profile{}, err
+		}
+	}
+	if p.Name != to { // the claim is one that a kill has left
+		return hub.Profile{}, noProfile(from)
+	}
+	// What leads to another name of the profile leads nowhere now; if it stays, who
+	// wants that name removes it.
+	if claims, err := v.claims(ctx, id); err == nil {
+		_ = v.backend.Delete(ctx, slices.DeleteFunc(claims, func(key string) bool { return key == nameKey(to) })...)
+	}
+	return p, nil
+}
+
+// UpdateProfile has change work on the newest version of the profile and commits
+// what it makes of it, durably; it returns the profile as it is then. Where
+// somebody else commits meanwhile, change is called again, on that. It may not
+// change the ID, the name or the time of creation. Fields of the record that this
+// program does not know, because a newer one wrote them, stay as they are. When
+// change returns an error, that is returned and nothing is changed.
+func (v *Vault) UpdateProfile(ctx context.Context, id hub.ProfileID, change func(*hub.Profile) error) (hub.Profile, error) {
+	p, err := v.update(ctx, id, func(p *hub.Profile) error {
+		was := *p
+		if err := change(p); err != nil {
+			return err
+		}
+		if p.ID != was.ID || p.Name != was.Name || !p.Created.Equal(was.Created) {
+			return fmt.Errorf("%w: the ID, the name or the creation of a profile is not changed by an update", hub.ErrInvalid)
+		}
+		return p.Policy.Check()
+	})
+	if err != nil {
+		return hub.Profile{}, fmt.Errorf("changing profile %s: %w", id, err)
+	}
+	return p, nil
+}
+
+func (v *Vault) update(ctx context.Context, id hub.ProfileID, change func(*hub.Profile) error) (hub.Profile, error) {
+	for range maxUpdates {
+		r, err := v.Latest(ctx, id, hub.KindProfile)
+		if err != nil {
+			return hub.Profile{}, err
+		}
+		p, err := parseProfile(id, r.Payload)
+		if err != nil {
+			return hub.Profile{}, err
+		}
+		known, err := json.Marshal(p) // before the change, which may reach into it
+		if err != nil {
+			return hub.Profile{}, err
+		}
+		if err := change(&p); err != nil {
+			return hub.Profile{}, err
+		}
+		text, err := json.Marshal(p)
+		if err != nil || bytes.Equal(text, known) {
+			return p, err
+		}
+		if text, err = overlay(r.Payload, known, text); err != nil {
+			return hub.Profile{}, err
+		}
+		_, err = v.Commit(ctx, id, hub.KindProfile, r.Generation, text)
+		if !errors.Is(err, hub.ErrConflict) {
+			return p, err
+		}
+	}
+	return hub.Profile{}, fmt.Errorf("%w: others have changed the profile %d times", hub.ErrConflict, maxUpdates)
+}
+
 // Profile returns the profile of that name, or hub.ErrNotFound.
 func (v *Vault) Profile(ctx context.Context, name hub.ProfileName) (hub.Profile, error) {
 	if _, err := hub.ParseProfileName(string(name)); err != nil {
@@ -102,15 +237,46 @@ func (v *Vault) Profile(ctx context.Context, name hub.ProfileName) (hub.Profile,
 	}
 	id, err := v.claimant(ctx, name)
 	if errors.Is(err, hub.ErrNotFound) {
-		return hub.Profile{}, hub.Hint(fmt.Errorf("%w: there is no profile named %s", hub.ErrNotFound, name),
-			fmt.Sprintf("sign in with `claude-hub login --profile %s`", name))
+		return hub.Profile{}, noProfile(name)
 	}
 	if err != nil {
 		return hub.Profile{}, err
 	}
 	p, err := v.profile(ctx, id)
-	if err == nil && p.Name != name {
-		err = damaged(fmt.Sprintf("profile %s is named %s, not %s", id, p.Name, name))
+	if err == nil && p.Name != name { // it is being renamed, or a rename was killed
+		return hub.Profile{}, noProfile(name)
+	}
+	return p, err
+}
+
+func noProfile(name hub.ProfileName) error {
+	return hub.Hint(fmt.Errorf("%w: there is no profile named %s", hub.ErrNotFound, name),
+		fmt.Sprintf("sign in with `claude-hub login --profile %s`", name))
+}
+
+// ProfileByID returns the profile of that ID, or hub.ErrNotFound.
+func (v *Vault) ProfileByID(ctx context.Context, id hub.ProfileID) (hub.Profile, error) {
+	p, err := v.profile(ctx, id)
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	claimant, err := v.claimant(ctx, p.Name)
+	if err == nil && claimant != id || errors.Is(err, hub.ErrNotFound) { // its making or removal was cut short
+		return hub.Profile{}, fmt.Errorf("%w: profile %s", hub.ErrNotFound, id)
+	}
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	return p, nil
+}
+
+// ProfileOfOwner returns the profile that stands for a GitHub login; see
+// [hub.ProfileOfOwner]. A profile that can't be read stands for nobody.
+func (v *Vault) ProfileOfOwner(ctx context.Context, login string) (hub.Profile, error) {
+	profiles, unreadable := v.Profiles(ctx)
+	p, err := hub.ProfileOfOwner(profiles, login)
+	if errors.Is(err, hub.ErrNotFound) && unreadable != nil {
+		return hub.Profile{}, unreadable // it may be one of those
 	}
 	return p, err
 }
@@ -120,8 +286,12 @@ func (v *Vault) profile(ctx context.Context, id hub.ProfileID) (hub.Profile, err
 	if err != nil {
 		return hub.Profile{}, err
 	}
+	return parseProfile(id, r.Payload)
+}
+
+func parseProfile(id hub.ProfileID, text []byte) (hub.Profile, error) {
 	var p hub.Profile
-	if err := json.Unmarshal(r.Payload, &p); err != nil || p.ID != id {
+	if err := json.Unmarshal(text, &p); err != nil || p.ID != id {
 		return hub.Profile{}, damaged("the record of profile " + string(id) + " is malformed")
 	}
 	return p, nil
@@ -136,17 +306,34 @@ func (v *Vault) Profiles(ctx context.Context) ([]hub.Profile, error) {
 	}
 	var profiles []hub.Profile
 	var problems []error
+	seen := map[hub.ProfileID]bool{}
 	for _, key := range keys {
 		name := strings.TrimPrefix(key, namesDir+"/")
-		p, err := v.Profile(ctx, hub.ProfileName(name))
+		p, err := v.behind(ctx, hub.ProfileName(name))
 		switch {
-		case err == nil:
+		case err == nil && !seen[p.ID]:
+			seen[p.ID] = true
 			profiles = append(profiles, p)
-		case !errors.Is(err, hub.ErrNotFound): // removed while we looked
+		case err != nil && !errors.Is(err, hub.ErrNotFound): // removed while we looked
 			problems = append(problems, fmt.Errorf("profile %.80q: %w", name, err))
 		}
 	}
+	slices.SortFunc(profiles, func(a, b hub.Profile) int { return cmp.Compare(a.Name, b.Name) })
 	return profiles, errors.Join(problems...)
+}
+
+// behind returns the profile that a claim leads to, whatever its name is by now:
+// of two claims of one profile a listing may have seen the older one alone.
+func (v *Vault) behind(ctx context.Context, name hub.ProfileName) (hub.Profile, error) {
+	id, err := v.claimant(ctx, name)
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	p, err := v.profile(ctx, id)
+	if err != nil || p.Name == name {
+		return p, err
+	}
+	return v.ProfileByID(ctx, id)
 }
 
 // Remove deletes all that the vault has of a profile: its credentials, snapshots
@@ -159,6 +346,11 @@ func (v *Vault) Remove(ctx context.Context, profile hub.ProfileID) error {
 	if !isElement(string(profile)) {
 		return fmt.Errorf("%w: %.80q is not a profile ID", hub.ErrInvalid, string(profile))
 	}
+	unlock, err := v.backend.Lock(ctx)
+	if err != nil {
+		return fmt.Errorf("removing profile %s: %w", profile, err)
+	}
+	defer unlock()
 	keys, err := v.backend.List(ctx, profilePrefix(profile))
 	if err != nil {
 		return fmt.Errorf("removing profile %s: %w", profile, err)
@@ -186,8 +378,8 @@ func (v *Vault) Remove(ctx context.Context, profile hub.ProfileID) error {
 	return nil
 }
 
-// claims returns the keys of the names that a profile has claimed: one, if all
-// is well. It does not ask the profile's record, which may be damaged.
+// claims returns the keys of the names that a profile has claimed: one, if no
+// change of name is under way or was killed. It does not ask the profile's record, which may be damaged.
 func (v *Vault) claims(ctx context.Context, id hub.ProfileID) ([]string, error) {
 	keys, err := v.backend.List(ctx, namesDir+"/")
 	if err != nil {

@@ -21,6 +21,9 @@ func newProfile(name hub.ProfileName) hub.Profile {
 	return hub.Profile{ID: hub.NewProfileID(), Name: name, Created: time.Date(2026, 11, 1, 2, 3, 4, 5, time.UTC)}
 }
 
+// same reports whether two profiles are the same in all they say.
+func same(a, b hub.Profile) bool { return cmp.Equal(a, b) }
+
 func TestProfilesComeBack(t *testing.T) {
 	v, _ := newVault(t, vault.Options{})
 	ctx := t.Context()
@@ -36,7 +39,7 @@ func TestProfilesComeBack(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Profiles differ (-want +got):\n%s", diff)
 	}
-	if p, err := v.Profile(ctx, "default"); err != nil || p != want[1] {
+	if p, err := v.Profile(ctx, "default"); err != nil || !same(p, want[1]) {
 		t.Errorf("Profile = %v, %v; want %v", p, err, want[1])
 	}
 	if _, err := v.Profile(ctx, "nobody"); !errors.Is(err, hub.ErrNotFound) || hub.HintOf(err) == "" {
@@ -65,7 +68,7 @@ func TestANameIsTakenOnce(t *testing.T) {
 	if err := v.CreateProfile(t.Context(), renamed); err == nil {
 		t.Error("one ID has two names")
 	}
-	if p, err := v.Profile(t.Context(), "alice"); err != nil || p != first {
+	if p, err := v.Profile(t.Context(), "alice"); err != nil || !same(p, first) {
 		t.Errorf("Profile = %v, %v", p, err)
 	}
 	if keys, err := f.List(t.Context(), ""); err != nil || len(keys) != 2 {
@@ -120,7 +123,7 @@ func TestCreateProfileAtEachPointOfFailure(t *testing.T) {
 					f.Clear()
 					got, err := v.Profile(t.Context(), "alice")
 					switch {
-					case err == nil && got != p:
+					case err == nil && !same(got, p):
 						t.Errorf("Profile = %v; want %v", got, p)
 					case createErr == nil && err != nil, err != nil && !errors.Is(err, hub.ErrNotFound):
 						t.Errorf("created with %v, but: %v", createErr, err)
@@ -132,7 +135,7 @@ func TestCreateProfileAtEachPointOfFailure(t *testing.T) {
 					if err := v.CreateProfile(t.Context(), other); err != nil {
 						t.Errorf("again: %v", err)
 					}
-					if got, err := v.Profile(t.Context(), "alice"); err != nil || got != other {
+					if got, err := v.Profile(t.Context(), "alice"); err != nil || !same(got, other) {
 						t.Errorf("Profile = %v, %v; want %v", got, err, other)
 					}
 				})
@@ -173,7 +176,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	if len(keys) != 0 {
 		t.Errorf("left %v", keys)
 	}
-	if got, err := v.Profiles(ctx); err != nil || !slices.Equal(got, []hub.Profile{two}) {
+	if got, err := v.Profiles(ctx); err != nil || !slices.EqualFunc(got, []hub.Profile{two}, same) {
 		t.Errorf("Profiles = %v, %v; want the other one", got, err)
 	}
 	mustLatest(t, v, two.ID, hub.KindLogin, 3, "3")

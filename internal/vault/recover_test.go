@@ -37,7 +37,7 @@ func TestALostKeyIsRecoveredFrom(t *testing.T) {
 			t.Errorf("Recover = %d, %v; want %d", n, err, want)
 		}
 	}
-	if got, err := to.Profile(t.Context(), "alice"); err != nil || got != p {
+	if got, err := to.Profile(t.Context(), "alice"); err != nil || !same(got, p) {
 		t.Errorf("Profile = %v, %v; want %v", got, err, p)
 	}
 	mustLatest(t, to, p.ID, hub.KindLogin, 3, "3")

@@ -301,9 +301,10 @@ func (v *Vault) Generation(ctx context.Context, profile hub.ProfileID, kind hub.
 	return last(history), err
 }
 
-// Newer reports whether a generation newer than gen is committed. With a backend
-// that is a [Prober] and a gen that is the newest or nearly so, it costs no more
-// than two probes, however long the history is.
+// Newer reports whether a generation newer than gen is committed. It is
+// hub.ErrNotFound if gen is not 0 and there is none at all any more: the profile
+// was removed. With a backend that is a [Prober] and a gen that is the newest or
+// nearly so, it costs no more than two probes, however long the history is.
 func (v *Vault) Newer(ctx context.Context, profile hub.ProfileID, kind hub.Kind, gen hub.Generation) (bool, error) {
 	if _, err := v.check(profile, kind); err != nil {
 		return false, err
@@ -322,6 +323,9 @@ func (v *Vault) Newer(ctx context.Context, profile hub.ProfileID, kind hub.Kind,
 		}
 	}
 	newest, err := v.Generation(ctx, profile, kind)
+	if err == nil && newest == 0 && gen > 0 {
+		err = fmt.Errorf("%w: profile %s has no %s any more", hub.ErrNotFound, profile, kind)
+	}
 	return newest > gen, err
 }
 

@@ -17,6 +17,7 @@ const (
 	OpGet    Op = "get"
 	OpList   Op = "list"
 	OpDelete Op = "delete"
+	OpLock   Op = "lock"
 )
 
 // Fault is a failure to be had. A backend that fails before the effect has not
@@ -145,4 +146,16 @@ func (f *Faulty) Delete(ctx context.Context, keys ...string) error {
 		}
 	}
 	return nil
+}
+
+// Lock implements [vault.Backend].
+func (f *Faulty) Lock(ctx context.Context) (unlock func(), err error) {
+	err = f.call(OpLock, "", func() (err error) { unlock, err = f.backend.Lock(ctx); return err })
+	if err != nil {
+		if unlock != nil {
+			unlock()
+		}
+		return nil, err
+	}
+	return unlock, nil
 }

@@ -18,10 +18,11 @@ import (
 type Memory struct {
 	mu   sync.Mutex
 	data map[string][]byte // guarded by mu
+	lock chan struct{}     // holds one while somebody has the lock
 }
 
 // NewMemory returns an empty Memory.
-func NewMemory() *Memory { return &Memory{data: map[string][]byte{}} }
+func NewMemory() *Memory { return &Memory{data: map[string][]byte{}, lock: make(chan struct{}, 1)} }
 
 // Create implements [vault.Backend].
 func (m *Memory) Create(ctx context.Context, key string, data []byte) error {
@@ -76,4 +77,17 @@ func (m *Memory) Delete(ctx context.Context, keys ...string) error {
 		m.mu.Unlock()
 	}
 	return nil
+}
+
+// Lock implements [vault.Backend].
+func (m *Memory) Lock(ctx context.Context) (unlock func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case m.lock <- struct{}{}:
+		return sync.OnceFunc(func() { <-m.lock }), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("locking: %w: %w", hub.ErrLocked, context.Cause(ctx))
+	}
 }

@@ -15,10 +15,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/vault"
@@ -46,6 +49,7 @@ func Run(t *testing.T, fresh Fresh) {
 		{"a context that has ended does nothing", cancelled},
 		{"another handle sees the same", handles},
 		{"exists agrees with get", exists},
+		{"of 16 lockers one is inside", locks},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, fresh(t)) })
 	}
@@ -277,8 +281,9 @@ func cancelled(t *testing.T, open func() vault.Backend) {
 	cancel()
 	_, getErr := b.Get(ctx, "a", big)
 	_, listErr := b.List(ctx, "")
+	_, lockErr := b.Lock(ctx)
 	for what, err := range map[string]error{
-		"Create": b.Create(ctx, "b", nil), "Get": getErr, "List": listErr, "Delete": b.Delete(ctx, "a"),
+		"Create": b.Create(ctx, "b", nil), "Get": getErr, "List": listErr, "Delete": b.Delete(ctx, "a"), "Lock": lockErr,
 	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v; want context.Canceled", what, err)
@@ -313,4 +318,49 @@ func exists(t *testing.T, open func() vault.Backend) {
 	if _, err := p.Exists(t.Context(), "../a"); !errors.Is(err, hub.ErrInvalid) {
 		t.Errorf("Exists(../a): %v; want ErrInvalid", err)
 	}
+}
+
+func locks(t *testing.T, open func() vault.Backend) {
+	var inside, most, times atomic.Int32
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			unlock, err := open().Lock(t.Context())
+			if err != nil {
+				t.Errorf("Lock: %v", err)
+				return
+			}
+			defer unlock()
+			times.Add(1)
+			if n := inside.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			for range 100 { // so that somebody else would come in, if they could
+				runtime.Gosched()
+			}
+			inside.Add(-1)
+		})
+	}
+	wg.Wait()
+	if most.Load() != 1 || times.Load() != 16 {
+		t.Errorf("%d were inside at once, %d in all; want 1 and 16", most.Load(), times.Load())
+	}
+	b := open()
+	unlock, err := b.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, b, "a/b", "x") // it keeps nobody else out
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(10*time.Millisecond, func() { cancel(errors.New("no more patience")) })
+	if _, err := open().Lock(ctx); !errors.Is(err, hub.ErrLocked) {
+		t.Errorf("while it is locked: %v; want ErrLocked", err)
+	}
+	unlock()
+	unlock, err = open().Lock(t.Context())
+	if err != nil {
+		t.Fatalf("after the unlock: %v", err)
+	}
+	unlock()
+	mustList(t, b, "", "a/b") // the lock is no record
 }
