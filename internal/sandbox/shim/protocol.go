@@ -2,6 +2,7 @@ package shim
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ func WriteOrder(w io.Writer, o boot.Order) error {
 	for _, f := range o.Forwards {
 		fields = append(fields, strconv.Itoa(f.Port), f.Socket)
 	}
-	fields = append(fields, strconv.Itoa(int(o.Rows)), strconv.Itoa(int(o.Cols)))
+	fields = append(fields, strconv.Itoa(int(o.Rows)), strconv.Itoa(int(o.Cols)), hex.EncodeToString(o.Filter))
 	data := make([]byte, 4)
 	for _, field := range fields {
 		if strings.ContainsRune(field, 0) {

@@ -48,9 +48,9 @@ func Main(args []string) int {
 		go serve(l.(*net.TCPListener), f.Socket)
 	}
 	// So that reads go through the poller; else they hold a thread.
-	_ = syscall.SetNonblock(boot.ControlFD, true)
+	_ = syscall.SetNonblock(started.Control, true)
 	go relay(started.Child)
-	control := os.NewFile(boot.ControlFD, "control")
+	control := os.NewFile(uintptr(started.Control), "control")
 	if started.Terminal < 0 {
 		go obey(control, started.Child, nil)
 		return boot.Reap(started.Child)

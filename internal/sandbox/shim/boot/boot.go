@@ -22,6 +22,7 @@ type Started struct {
 	Child     int   // the command
 	Listeners []int // descriptors, as Order.Forwards
 	Terminal  int   // the outer end of the command's terminal; -1 if it has none
+	Control   int   // the descriptor of the control pipe
 	Order     Order
 }
 
@@ -38,10 +39,14 @@ func Take() *Started { return started }
 const patience = 20_000_000
 
 func init() {
-	if syscall.Getpid() != 1 || !isShim() {
+	if syscall.Getpid() != 1 {
 		return
 	}
-	s, err := begin()
+	shim, socket := arguments()
+	if !shim {
+		return
+	}
+	s, err := begin(socket)
 	if err != nil {
 		failure := Failure{What: err.Error()}
 		errors.As(err, &failure.Errno)
@@ -54,27 +59,46 @@ func init() {
 	started = s
 }
 
-// isShim reads the arguments, which package os does not have yet.
-func isShim() bool {
+// arguments reads the arguments, which package os does not have yet: whether this
+// is a shim, and the socket that it is to connect to.
+func arguments() (shim bool, socket string) {
 	fd, err := syscall.Open("/proc/self/cmdline", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return false
+		return false, ""
 	}
 	defer syscall.Close(fd)
 	line := make([]byte, 256)
 	n, err := syscall.Read(fd, line)
 	if err != nil {
-		return false
+		return false, ""
 	}
 	_, rest, _ := cut(string(line[:n]), 0)
-	arg, _, _ := cut(rest, 0)
-	return arg == Arg
+	arg, rest, _ := cut(rest, 0)
+	socket, _, _ = cut(rest, 0)
+	return arg == Arg, socket
 }
 
-func begin() (*Started, error) {
-	order, err := ReadOrder(fdReader(ControlFD))
+// statusFD is where report writes: another descriptor than the usual one in a
+// shim that was handed its descriptors.
+var statusFD = StatusFD
+
+func begin(socket string) (*Started, error) {
+	given := handed{control: ControlFD, status: StatusFD}
+	if socket != "" {
+		var err error
+		if given, err = connect(socket); err != nil {
+			return nil, wrap("connecting to the driver", err)
+		}
+		statusFD = given.status
+	}
+	order, err := ReadOrder(fdReader(given.control))
 	if err != nil {
 		return nil, wrap("reading what to do", err)
+	}
+	if socket != "" {
+		if err := given.lead(&order); err != nil {
+			return nil, err
+		}
 	}
 	if err := harden(); err != nil {
 		return nil, wrap("closing the shim to the command", err)
@@ -82,7 +106,10 @@ func begin() (*Started, error) {
 	if err := unignore(); err != nil {
 		return nil, wrap("resetting the signals", err)
 	}
-	s := &Started{Order: order, Terminal: -1}
+	if err := filter(order.Filter); err != nil {
+		return nil, wrap("setting the filter of system calls", err)
+	}
+	s := &Started{Order: order, Terminal: -1, Control: given.control}
 	for _, f := range order.Forwards {
 		fd, err := listen(f.Port)
 		if err != nil {
@@ -109,7 +136,7 @@ func begin() (*Started, error) {
 // harden keeps the shim's descriptors and memory to itself.
 func harden() error {
 	_, _, errno := syscall.RawSyscall(sysCloseRange, ControlFD, 1<<20, closeRangeCloexec)
-	if errno == syscall.ENOSYS || errno == syscall.EINVAL { // before Linux 5.11
+	if errno == syscall.ENOSYS || errno == syscall.EINVAL || errno == syscall.EPERM { // before Linux 5.11, or an old filter
 		for fd := ControlFD; fd < 256; fd++ {
 			syscall.CloseOnExec(fd)
 		}
@@ -255,7 +282,7 @@ func endsSoon(s *Started) bool {
 		fd              int32
 		events, revents int16
 	}
-	polls := []pollFD{{fd: int32(pidfd), events: pollIn}, {fd: ControlFD, events: pollIn}}
+	polls := []pollFD{{fd: int32(pidfd), events: pollIn}, {fd: int32(s.Control), events: pollIn}}
 	for _, fd := range s.Listeners {
 		polls = append(polls, pollFD{fd: int32(fd), events: pollIn})
 	}
@@ -289,7 +316,7 @@ func Reap(child int) int {
 }
 
 func report(s Status) error {
-	_, err := syscall.Write(StatusFD, []byte(s.String()))
+	_, err := syscall.Write(statusFD, []byte(s.String()))
 	return wrap("speaking to the driver", err)
 }
 

@@ -10,7 +10,8 @@ import (
 // Arg as the first argument makes the hub's binary act as the shim.
 const Arg = "sandbox-shim"
 
-// The descriptors that a driver gives the shim.
+// The descriptors that a driver gives the shim. One that can't do that gives it
+// the path of a socket as its second argument, and hands them over there.
 const (
 	// ControlFD is a pipe from the driver: first the [Order], then one byte for
 	// each thing to do. Its end kills the sandbox.
@@ -40,6 +41,9 @@ type Order struct {
 	Processes int
 	// Rows and Cols are the size of the command's terminal; 0 is no terminal.
 	Rows, Cols uint16
+	// Filter is the system call filter for the shim and the command, 8 bytes an
+	// instruction; empty where the driver has set one.
+	Filter []byte
 }
 
 // Forward is a loopback port that leads to a unix socket.
@@ -80,6 +84,7 @@ func parseOrder(data string) (Order, error) {
 		o.Forwards = append(o.Forwards, Forward{Port: int(f.number(65535)), Socket: f.text()})
 	}
 	o.Rows, o.Cols = uint16(f.number(65535)), uint16(f.number(65535))
+	o.Filter = f.bytes()
 	if f.bad || f.rest != "" || len(o.Args) == 0 {
 		return Order{}, errors.New("an order that makes no sense")
 	}
@@ -124,6 +129,25 @@ func (f *fields) list() []string {
 		list = append(list, f.text())
 	}
 	return list
+}
+
+// bytes reads hexadecimal digits, two a byte.
+func (f *fields) bytes() []byte {
+	text := f.text()
+	if len(text)%2 != 0 {
+		f.bad = true
+		return nil
+	}
+	var data []byte
+	for ; text != ""; text = text[2:] {
+		b, err := strconv.ParseUint(text[:2], 16, 8)
+		if err != nil {
+			f.bad = true
+			return nil
+		}
+		data = append(data, byte(b))
+	}
+	return data
 }
 
 // Status is what the shim says: that the command runs, that it can't be started,
