@@ -141,6 +141,10 @@ func (r *Refresher) newest(ctx context.Context, e *entry) (*login, error) {
 	e.mu.Unlock()
 	if known != nil {
 		newer, err := r.cfg.Vault.Newer(ctx, e.id, hub.KindLogin, known.gen)
+		if errors.Is(err, hub.ErrNotFound) { // the profile was removed, and its token with it
+			e.forget(known)
+			return nil, nil
+		}
 		if err != nil {
 			return nil, fmt.Errorf("looking for the login: %w", err)
 		}
@@ -170,6 +174,15 @@ func (r *Refresher) newest(ctx context.Context, e *entry) (*login, error) {
 		}
 	}
 	return e.login, nil
+}
+
+// forget drops what is known of a login that is not there any more.
+func (e *entry) forget(l *login) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.login != nil && e.login.gen <= l.gen {
+		e.login, e.looked, e.handed = nil, time.Time{}, 0
+	}
 }
 
 // choose looks at as much as decide needs to know.
