@@ -58,6 +58,7 @@ type Daemon struct {
 	PID     int       `json:"pid"`
 	Version string    `json:"version"`
 	Started time.Time `json:"started"`
+	Page    string    `json:"page,omitempty"` // address of its web page; empty: none
 }
 
 // Error is a failure on the wire. Its kind survives the trip: see [Error.Unwrap].

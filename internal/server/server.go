@@ -47,6 +47,7 @@ type Lease interface {
 type Config struct {
 	Socket  string // path of the unix socket; a dead daemon's left-over is replaced
 	Engine  Engine
+	Page    Page // nil: the daemon serves none
 	Version string
 	Log     *slog.Logger
 }
@@ -113,6 +114,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /api/v1/runs", s.run)
 	mux.HandleFunc("POST /api/v1/runs/{id}/cancel", s.cancel)
 	mux.HandleFunc("POST /api/v1/leases", s.lease)
+	s.pageRoutes(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.busy.Add(1)
 		defer s.busy.Done()
@@ -122,7 +124,11 @@ func (s *Server) routes() http.Handler {
 }
 
 func (s *Server) daemon(w http.ResponseWriter, _ *http.Request) {
-	writeLine(w, api.Daemon{PID: os.Getpid(), Version: s.cfg.Version, Started: s.started})
+	d := api.Daemon{PID: os.Getpid(), Version: s.cfg.Version, Started: s.started}
+	if s.cfg.Page != nil {
+		d.Page = s.cfg.Page.URL()
+	}
+	writeLine(w, d)
 }
 
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
