@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,9 +81,30 @@ func child(role, dir, arg string) error {
 		return err
 	case "file size limit":
 		return commitAtSizeLimit(v)
+	case "rename until killed":
+		return renameUntilKilled(v)
 	}
 	return fmt.Errorf("no role %q", role)
 }
+
+// renameUntilKilled gives the only profile one name after the other.
+func renameUntilKilled(v *vault.Vault) error {
+	ctx := context.Background()
+	for {
+		profiles, err := v.Profiles(ctx)
+		if err != nil || len(profiles) != 1 {
+			return fmt.Errorf("profiles %v, %w", profiles, err)
+		}
+		was := profiles[0].Name
+		next := renames[(slices.Index(renames, was)+1)%len(renames)]
+		if _, err := v.RenameProfile(ctx, was, next); err != nil {
+			return err
+		}
+		fmt.Println(next)
+	}
+}
+
+var renames = []hub.ProfileName{"one", "two", "three"}
 
 func commitOne(v *vault.Vault, payload func(hub.Generation) []byte) error {
 	ctx := context.Background()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -219,6 +220,11 @@ func (v *Vault) update(ctx context.Context, id hub.ProfileID, change func(*hub.P
 		if err != nil || bytes.Equal(text, known) {
 			return p, err
 		}
+		// Of two that make the same change at once, one is second: without a mark
+		// of its own, Commit would take its record for the first one's.
+		if text, err = json.Marshal(marked{p, rand.Text()}); err != nil {
+			return hub.Profile{}, err
+		}
 		if text, err = overlay(r.Payload, known, text); err != nil {
 			return hub.Profile{}, err
 		}
@@ -228,6 +234,12 @@ func (v *Vault) update(ctx context.Context, id hub.ProfileID, change func(*hub.P
 		}
 	}
 	return hub.Profile{}, fmt.Errorf("%w: others have changed the profile %d times", hub.ErrConflict, maxUpdates)
+}
+
+// marked is a profile's record that was updated.
+type marked struct {
+	hub.Profile
+	Update string `json:"update"` // random
 }
 
 // Profile returns the profile of that name, or hub.ErrNotFound.
