@@ -66,6 +66,15 @@ func SetupTokenCommand(bin, home string) Command {
 	return command(home, bin, "setup-token")
 }
 
+// ShellCommand returns a command of the person's own, such as a shell, in which
+// the CLI finds this home.
+func ShellCommand(home string, args ...string) Command { return command(home, args...) }
+
+// PlatformAddresses is where the CLI goes in a sign-in, and in all that it does
+// with a login: the token endpoint (older CLIs: the console's) and the API. Seen
+// with CLI 2.1.330; the pages of a sign-in are for the person's browser.
+var PlatformAddresses = []string{"platform.claude.com:443", "api.anthropic.com:443", "console.anthropic.com:443", "claude.ai:443"}
+
 // CredentialPath is where a command with this home leaves the login.
 func CredentialPath(home string) string { return filepath.Join(configDir(home), CredentialFile) }
 

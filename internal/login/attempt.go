@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os/exec"
 	"time"
-
-	"github.com/creack/pty"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/secret"
 )
 
@@ -21,17 +19,18 @@ type patience struct {
 	link     time.Duration // from its start to the link
 	exchange time.Duration // from the code to the login
 	exit     time.Duration // from the login to its exit, which it spends on asking for settings
+	check    time.Duration // for the platform to say whether it accepts the login
 	capture  time.Duration // of our own part: a refresh that holds the lock takes 45 seconds at most
 }
 
 // The CLI itself waits 30 seconds for each of two answers.
-var defaultPatience = patience{link: 30 * time.Second, exchange: 2 * time.Minute, exit: 15 * time.Second, capture: 3 * time.Minute}
+var defaultPatience = patience{link: 30 * time.Second, exchange: 2 * time.Minute, exit: 15 * time.Second, check: 20 * time.Second, capture: 3 * time.Minute}
 
 // filePoll is how often the credential file is looked at.
 const filePoll = 50 * time.Millisecond
 
 // screenSize is wide enough that no link is wrapped.
-var screenSize = pty.Winsize{Rows: 50, Cols: 8 << 10}
+var screenSize = sandbox.Size{Rows: 50, Cols: 8 << 10}
 
 // refusedCodeError is an attempt that failed on its code: another may do better.
 type refusedCodeError struct{ why string }
@@ -48,9 +47,11 @@ func (l *Login) attempt(ctx context.Context, profile hub.Profile, ui UI, tries *
 	}
 	defer home.remove()
 	screen := newTranscript()
-	// Nobody sees this screen: its words must not depend on who asked.
-	cmd := l.command(home, agent.LoginCommand(l.cfg.Agent, home.dir), map[string]string{"TERM": "xterm-256color"})
-	p, err := startProgram(cmd, &screenSize, screen)
+	progress(ui, StepStarting)
+	p, err := l.cfg.Place.start(ctx, home, work{
+		build: agent.LoginCommand, size: screenSize, screen: screen,
+		more: map[string]string{"TERM": "xterm-256color"}, // nobody sees this screen: its words must not depend on who asked
+	})
 	if err != nil {
 		return Result{}, err
 	}
@@ -62,30 +63,23 @@ func (l *Login) attempt(ctx context.Context, profile hub.Profile, ui UI, tries *
 	content, creds, fileErr := home.credentials()
 	switch {
 	case fileErr == nil:
-		return l.capture(ctx, profile, captured{dir: home.config(), content: content, creds: creds})
+		return l.keep(ctx, profile, home, content, creds, ui)
 	case err != nil:
 		return Result{}, err
 	}
 	return Result{}, fmt.Errorf("the claude CLI ended without a login: %w", fileErr)
 }
 
-// command is a process of the CLI that lives in home. more is what its
-// environment needs beyond that.
-func (l *Login) command(home *scratch, c agent.Command, more map[string]string) *exec.Cmd {
-	cmd := exec.Command(c.Args[0], c.Args[1:]...) // ended by program.end, in order
-	cmd.Dir = home.dir
-	cmd.Env = c.Environ(l.cfg.Environ, more)
-	return cmd
-}
-
 // converse leads the CLI to the point where it has written the login, or
 // returns why it did not get there.
-func (l *Login) converse(ctx context.Context, p *program, screen *transcript, home *scratch, ui UI, tries *int) error {
+func (l *Login) converse(ctx context.Context, p program, screen *transcript, home *scratch, ui UI, tries *int) error {
+	progress(ui, StepLink)
 	link, state, err := l.awaitLink(ctx, p, screen)
 	if err != nil {
 		return err
 	}
 	ui.ShowURL(link)
+	progress(ui, StepCode)
 	for {
 		code, err := askCode(ctx, p, ui, state, tries)
 		if err != nil {
@@ -93,7 +87,8 @@ func (l *Login) converse(ctx context.Context, p *program, screen *transcript, ho
 		}
 		*tries--
 		prompts := screen.prompts()
-		if err := p.enter(code.Reveal()); err != nil {
+		progress(ui, StepExchange)
+		if err := p.enter([]byte(code.Reveal() + "\r")); err != nil {
 			return fmt.Errorf("handing the code to the claude CLI: %w", err)
 		}
 		again, err := l.awaitLogin(ctx, p, screen, prompts, home)
@@ -111,7 +106,7 @@ func (l *Login) converse(ctx context.Context, p *program, screen *transcript, ho
 var errGone = errors.New("the claude CLI ended")
 
 // awaitLink returns the link that the CLI prints, and its state.
-func (l *Login) awaitLink(ctx context.Context, p *program, screen *transcript) (link, state string, err error) {
+func (l *Login) awaitLink(ctx context.Context, p program, screen *transcript) (link, state string, err error) {
 	late := errors.New("late")
 	ctx, cancel := context.WithTimeoutCause(ctx, l.patience.link, late)
 	defer cancel()
@@ -134,14 +129,14 @@ const hintVersion = "this may be a version that the hub does not know: fetch the
 
 // askCode asks the owner until there is something that can be a code for this
 // sign-in, and gives up when the CLI is gone.
-func askCode(ctx context.Context, p *program, ui UI, state string, tries *int) (secret.Text, error) {
+func askCode(ctx context.Context, p program, ui UI, state string, tries *int) (secret.Text, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		select {
-		case <-p.exited:
+		case <-p.exited():
 			cancel(errGone)
 		case <-ctx.Done():
 		}
@@ -168,7 +163,7 @@ func askCode(ctx context.Context, p *program, ui UI, state string, tries *int) (
 
 // awaitLogin waits until the CLI has written the login and is gone. It reports
 // true if the CLI asks once more for a code instead; prompts is how often it had.
-func (l *Login) awaitLogin(ctx context.Context, p *program, screen *transcript, prompts int, home *scratch) (again bool, err error) {
+func (l *Login) awaitLogin(ctx context.Context, p program, screen *transcript, prompts int, home *scratch) (again bool, err error) {
 	tick := time.NewTicker(filePoll)
 	defer tick.Stop()
 	deadline := time.NewTimer(l.patience.exchange)
@@ -176,7 +171,7 @@ func (l *Login) awaitLogin(ctx context.Context, p *program, screen *transcript, 
 	written := false
 	for {
 		select {
-		case <-p.exited:
+		case <-p.exited():
 			return false, verdict(p, screen)
 		case <-ctx.Done():
 			if !written {
@@ -203,28 +198,30 @@ func (l *Login) awaitLogin(ctx context.Context, p *program, screen *transcript, 
 
 // verdict says what the CLI's end means after a code was typed. Its last words
 // are quoted only if they are the ones we know: the code is among the others.
-func verdict(p *program, screen *transcript) error {
+func verdict(p program, screen *transcript) error {
 	if why := screen.failure(); why != "" {
 		return &refusedCodeError{why}
 	}
-	if p.err == nil {
+	if p.failure() == nil {
 		return nil
 	}
-	err := fmt.Errorf("the claude CLI ended before the sign-in was complete (%w)", p.err)
+	err := fmt.Errorf("the claude CLI ended before the sign-in was complete (%w)", p.failure())
 	return hub.Hint(err, "nothing was captured: start again with `claude-hub login`")
 }
 
 // explain says why a sign-in ended at err before a code was typed. If the CLI is
 // gone, its own words are the best reason.
-func explain(ctx context.Context, p *program, screen *transcript, err error) error {
+func explain(ctx context.Context, p program, screen *transcript, err error) error {
 	if ctx.Err() != nil {
 		return cancelled(ctx)
 	}
-	select {
-	case <-p.exited:
-	default:
+	if !hasEnded(p) {
 		return err
 	}
-	err = fmt.Errorf("the claude CLI ended before there was a code (%v); its last words: %q", p.cmd.ProcessState, lastLine(screen.tail()))
+	how := p.failure()
+	if how == nil {
+		how = errors.New("exit status 0")
+	}
+	err = fmt.Errorf("the claude CLI ended before there was a code (%w); its last words: %q", how, lastLine(screen.tail()))
 	return hub.Hint(err, hintVersion)
 }

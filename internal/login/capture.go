@@ -25,6 +25,46 @@ type captured struct {
 	creds   agent.Credentials
 }
 
+// keep checks and captures what a sign-in has left in its home.
+func (l *Login) keep(ctx context.Context, profile hub.Profile, home *scratch, content []byte, creds agent.Credentials, ui any) (Result, error) {
+	progress(ui, StepChecking)
+	warning, err := l.check(ctx, creds)
+	if err != nil {
+		return Result{}, err
+	}
+	progress(ui, StepCapturing)
+	result, err := l.capture(ctx, profile, captured{dir: home.config(), content: content, creds: creds})
+	if err != nil {
+		return Result{}, err
+	}
+	if warning != "" {
+		result.Warnings = append(result.Warnings, warning)
+	}
+	progress(ui, StepDone)
+	return result, nil
+}
+
+// check asks the platform for a login that was just made. Only a clear no refuses
+// it: to throw away a good login would be worse than to keep one that nobody can
+// say anything about. Nothing is lost by asking first, other than with a rotation,
+// whose answer has no second copy: the old login lives on whatever happens here.
+func (l *Login) check(ctx context.Context, creds agent.Credentials) (warning string, err error) {
+	if l.cfg.Accepted == nil || !creds.ExpiresAt.After(l.cfg.Now()) { // an expired one is refused, and can be refreshed
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.patience.check)
+	defer cancel()
+	accepted, err := l.cfg.Accepted(ctx, creds.AccessToken)
+	if err != nil {
+		return fmt.Sprintf("The login is kept, but whether the platform accepts it could not be found out: %v.", err), nil
+	}
+	if !accepted {
+		err := fmt.Errorf("%w: the platform does not accept the login that it has just given; nothing was captured, and an older login stays as it was", hub.ErrRefused)
+		return "", hub.Hint(err, "start again with `claude-hub login`; if it happens again, look whether the clock is right and whether a proxy changes requests")
+	}
+	return "", nil
+}
+
 // capture commits a login. From here on ctx's end no longer counts: the code is
 // spent, and this is the only copy.
 //

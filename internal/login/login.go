@@ -36,7 +36,10 @@ import (
 // Config is what a Login needs.
 type Config struct {
 	Vault *vault.Vault // required
-	// Agent is the path of the claude CLI. Required by SignIn and SetupToken.
+	// Place is where the CLI runs. Nil means Here, with Agent and Environ.
+	Place Place
+	// Agent is the path of the claude CLI. Required by SignIn, SetupToken and
+	// Shell where there is no Place.
 	Agent string
 	// Dir is where scratch homes are made, on a disk that only this machine
 	// writes. It is made if it does not exist. Required.
@@ -47,6 +50,10 @@ type Config struct {
 	// Environ is the environment of which the CLI gets the harmless part. Nil
 	// means os.Environ().
 	Environ []string
+	// Accepted asks the platform whether it takes an access token; an error means
+	// that this can't be found out now. A new login that the platform refuses is not
+	// kept. Nil asks nobody.
+	Accepted func(ctx context.Context, accessToken secret.Text) (bool, error)
 	// Timeout bounds a sign-in from its start until the code is there. Zero
 	// means 10 minutes.
 	Timeout time.Duration
@@ -55,7 +62,8 @@ type Config struct {
 }
 
 // Login captures logins. Its methods may be called by several goroutines and
-// processes at once; of two sign-ins to one profile, the last one wins.
+// processes at once; of two sign-ins to one profile, the second is a
+// hub.ErrLocked.
 type Login struct {
 	cfg      Config
 	patience patience
@@ -70,6 +78,9 @@ func New(cfg Config) (*Login, error) {
 	}
 	if cfg.Environ == nil {
 		cfg.Environ = os.Environ()
+	}
+	if cfg.Place == nil {
+		cfg.Place = &Here{Agent: cfg.Agent, Environ: cfg.Environ}
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
@@ -95,6 +106,31 @@ type UI interface {
 	Trouble(message string)
 }
 
+// Progress is a [UI] that also wants to hear of each step of a sign-in, when it
+// begins. Its goroutine is that of the other methods.
+type Progress interface {
+	Progress(step string)
+}
+
+// The steps of a sign-in, in words for the owner. StepStarting to StepExchange
+// come again with each new link.
+const (
+	StepStarting  = "starting the claude CLI"
+	StepLink      = "waiting for the link"
+	StepCode      = "waiting for the code"
+	StepExchange  = "signing in with the code"
+	StepShell     = "waiting for the shell to end"
+	StepChecking  = "asking the platform whether it accepts the login"
+	StepCapturing = "capturing the login and the config directory"
+	StepDone      = "done"
+)
+
+func progress(ui any, step string) {
+	if p, ok := ui.(Progress); ok {
+		p.Progress(step)
+	}
+}
+
 // Result is what was captured.
 type Result struct {
 	Kind       hub.Kind       // hub.KindLogin or hub.KindSetupToken
@@ -116,9 +152,11 @@ const maxTries = 3
 // CLI is ended and the error is a hub.ErrCancelled; after that, SignIn finishes
 // and returns no error.
 func (l *Login) SignIn(ctx context.Context, profile hub.Profile, ui UI) (Result, error) {
-	if err := l.ready(ctx, profile); err != nil {
+	unlock, err := l.begin(ctx, profile)
+	if err != nil {
 		return Result{}, err
 	}
+	defer unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.Timeout, errTooLate(l.cfg.Timeout))
 	defer cancel()
 	tries := maxTries
@@ -145,6 +183,22 @@ func (l *Login) ready(ctx context.Context, profile hub.Profile) error {
 		l.cfg.Log.Warn("a scratch home could not be removed", "err", err)
 	}
 	return nil
+}
+
+// begin is ready, and keeps other sign-ins to the profile out until unlock.
+func (l *Login) begin(ctx context.Context, profile hub.Profile) (unlock func(), err error) {
+	if err := l.ready(ctx, profile); err != nil {
+		return nil, err
+	}
+	unlock, err = lockProfile(ctx, l.cfg.Dir, profile.ID)
+	if errors.Is(err, hub.ErrLocked) {
+		err = fmt.Errorf("%w: somebody is signing in to the profile %q already", hub.ErrLocked, profile.Name)
+		return nil, hub.Hint(err, "finish that sign-in or end it, then start again")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keeping other sign-ins to the profile out: %w", err)
+	}
+	return unlock, nil
 }
 
 func errTooLate(after time.Duration) error {

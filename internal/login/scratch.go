@@ -16,8 +16,8 @@ import (
 	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
-// scratch is the private home of one CLI process. It may come to hold a login,
-// so its directory is locked by whoever works in it: the kernel frees the lock
+// scratch is a private directory with the home of one CLI process. It may come to
+// hold a login, so it is locked by whoever works in it: the kernel frees the lock
 // with its process, and what is found unlocked is a dead sign-in's, to be
 // removed.
 type scratch struct {
@@ -25,7 +25,10 @@ type scratch struct {
 	lock *os.File // of dir itself
 }
 
-const scratchPrefix = "signin-"
+const (
+	scratchPrefix = "signin-"
+	profileSuffix = ".lock" // of the files that keep a second sign-in to a profile out
+)
 
 // newScratch makes a fresh home below parent.
 func newScratch(ctx context.Context, parent string) (*scratch, error) {
@@ -40,7 +43,7 @@ func newScratch(ctx context.Context, parent string) (*scratch, error) {
 	}
 	s := &scratch{dir: dir}
 	if s.lock, err = lockNow(dir); err == nil {
-		err = os.Mkdir(s.config(), 0o700)
+		err = os.MkdirAll(s.config(), 0o700)
 	}
 	if err != nil {
 		s.remove()
@@ -49,14 +52,30 @@ func newScratch(ctx context.Context, parent string) (*scratch, error) {
 	return s, nil
 }
 
+// home is the CLI's home. Nothing of ours is in it.
+func (s *scratch) home() string { return filepath.Join(s.dir, "home") }
+
 // config is the CLI's config directory within the home. The CLI keeps everything
 // there, .claude.json too.
-func (s *scratch) config() string { return filepath.Dir(agent.CredentialPath(s.dir)) }
+func (s *scratch) config() string { return filepath.Dir(agent.CredentialPath(s.home())) }
+
+// maxSocketPath is what the kernel takes for a unix socket's address.
+const maxSocketPath = 107
+
+// socket returns the path of a socket beside the home: the one for whoever is to
+// be told, and one that is short enough to listen on.
+func (s *scratch) socket() (path, listen string) {
+	path = filepath.Join(s.dir, "door.sock")
+	if len(path) > maxSocketPath {
+		return path, fmt.Sprintf("/proc/self/fd/%d/door.sock", s.lock.Fd())
+	}
+	return path, path
+}
 
 // credentials returns the credential file if the CLI has written all of it. The
 // CLI first writes "{}" and then, in one rename, the login.
 func (s *scratch) credentials() ([]byte, agent.Credentials, error) {
-	b, err := agent.ReadCredentialFile(agent.CredentialPath(s.dir))
+	b, err := agent.ReadCredentialFile(agent.CredentialPath(s.home()))
 	if err != nil {
 		return nil, agent.Credentials{}, err
 	}
@@ -76,7 +95,8 @@ func (s *scratch) remove() {
 	}
 }
 
-// sweep removes the homes below parent that nobody works in.
+// sweep removes the homes below parent that nobody works in, and the locks that
+// nobody holds.
 func sweep(ctx context.Context, parent string) error {
 	guard, err := lockParent(ctx, parent)
 	if err != nil {
@@ -89,7 +109,8 @@ func sweep(ctx context.Context, parent string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), scratchPrefix) {
+		ours := e.IsDir() && strings.HasPrefix(e.Name(), scratchPrefix) || e.Type().IsRegular() && strings.HasSuffix(e.Name(), profileSuffix)
+		if !ours {
 			continue
 		}
 		dir := filepath.Join(parent, e.Name())
@@ -104,6 +125,35 @@ func sweep(ctx context.Context, parent string) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// lockProfile keeps every other sign-in to the profile out, of any process, until
+// unlock or the end of this process. hub.ErrLocked if there is one.
+func lockProfile(ctx context.Context, parent string, profile hub.ProfileID) (unlock func(), err error) {
+	guard, err := lockParent(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	defer guard.Close()
+	path := filepath.Join(parent, string(profile)+profileSuffix)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() {
+		// Under the guard: nobody may take the lock of a file that is gone.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if guard, err := lockParent(ctx, parent); err == nil {
+			defer guard.Close()
+			os.Remove(path) // if it stays, the next sweep takes it
+		}
+		f.Close()
+	}, nil
 }
 
 // lockParent makes parent if need be, private, and locks it for the short time

@@ -8,12 +8,12 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/secret"
 )
 
@@ -27,9 +27,11 @@ func (l *Login) SetupToken(ctx context.Context, profile hub.Profile, in, out *os
 		err := fmt.Errorf("%w: making a setup token needs a terminal", hub.ErrInvalid)
 		return Result{}, hub.Hint(err, "run `claude setup-token` where there is one, and hand the token over with --code-file or on standard input")
 	}
-	if err := l.ready(ctx, profile); err != nil {
+	unlock, err := l.begin(ctx, profile)
+	if err != nil {
 		return Result{}, err
 	}
+	defer unlock()
 	if err := l.passThrough(ctx, in, out); err != nil {
 		return Result{}, err
 	}
@@ -110,38 +112,46 @@ const resetModes = "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[
 // a sign-in.
 var setupEnviron = map[string]string{"BROWSER": "true", "CLAUDE_CODE_FULL_SIGN_IN_LINK": "1"}
 
-// passThrough runs `claude setup-token` on the owner's terminal.
+// passThrough runs the CLI's own program for setup tokens on the owner's terminal.
 func (l *Login) passThrough(ctx context.Context, in, out *os.File) error {
 	home, err := newScratch(ctx, l.cfg.Dir)
 	if err != nil {
 		return err
 	}
 	defer home.remove()
+	p, err := l.onTerminal(ctx, home, in, out, work{build: agent.SetupTokenCommand, more: setupEnviron})
+	if err != nil {
+		return err
+	}
+	if err := p.failure(); err != nil {
+		return hub.Hint(fmt.Errorf("%w: the claude CLI ended without a token (%w)", hub.ErrCancelled, err), hintVersion)
+	}
+	return nil
+}
+
+// onTerminal runs a full-screen program with the owner's terminal passed through,
+// and returns when it is gone, and whether it came to its own end.
+func (l *Login) onTerminal(ctx context.Context, home *scratch, in, out *os.File, w work) (program, error) {
 	restore, err := rawMode(in)
 	if err != nil {
-		return fmt.Errorf("taking over the terminal: %w", err)
+		return nil, fmt.Errorf("taking over the terminal: %w", err)
 	}
 	defer func() {
 		_, _ = out.WriteString(resetModes) // a terminal that is gone has no modes
 		restore()
 	}()
-	p, err := startProgram(l.command(home, agent.SetupTokenCommand(l.cfg.Agent, home.dir), setupEnviron), terminalSize(out), out)
+	w.size, w.screen = terminalSize(out), out
+	p, err := l.cfg.Place.start(ctx, home, w)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer p.end()
-	if err := relay(ctx, p, in, out); err != nil {
-		return err
-	}
-	if p.err != nil {
-		return hub.Hint(fmt.Errorf("%w: the claude CLI ended without a token (%w)", hub.ErrCancelled, p.err), hintVersion)
-	}
-	return nil
+	return p, relay(ctx, p, in, out)
 }
 
 // relay passes keys and window sizes on until the program is gone. What is typed
 // after that stays in the terminal for whoever reads next.
-func relay(ctx context.Context, p *program, in, out *os.File) error {
+func relay(ctx context.Context, p program, in, out *os.File) error {
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
 	defer signal.Stop(resized)
@@ -154,20 +164,16 @@ func relay(ctx context.Context, p *program, in, out *os.File) error {
 		keyErr = copyKeys(typing, p, in)
 	}()
 	defer func() { stop(errGone); <-typed }()
+	noMoreKeys := typed
 	for {
 		select {
-		case <-p.exited:
+		case <-p.exited():
 			return nil
 		case <-ctx.Done():
 			return cancelled(ctx)
-		case <-typed:
-			if ctx.Err() != nil {
-				return cancelled(ctx)
-			}
-			select {
-			case <-p.exited:
-				return nil
-			default:
+		case <-noMoreKeys:
+			noMoreKeys = nil
+			if ctx.Err() == nil && !hasEnded(p) && !errors.Is(keyErr, errGone) {
 				return noCode(keyErr)
 			}
 		case <-resized:
@@ -176,14 +182,14 @@ func relay(ctx context.Context, p *program, in, out *os.File) error {
 	}
 }
 
-func copyKeys(ctx context.Context, p *program, in *os.File) error {
+func copyKeys(ctx context.Context, p program, in *os.File) error {
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := readSome(ctx, in, buf)
 		if err != nil {
 			return err
 		}
-		if _, err := p.master.Write(buf[:n]); err != nil {
+		if err := p.enter(buf[:n]); err != nil {
 			return errors.Join(errGone, err)
 		}
 	}
@@ -199,11 +205,11 @@ func rawMode(f *os.File) (restore func(), err error) {
 	return func() { onFile(f, func(fd int) { _ = term.Restore(fd, old) }) }, nil
 }
 
-func terminalSize(f *os.File) *pty.Winsize {
-	size := &pty.Winsize{Rows: 24, Cols: 80}
+func terminalSize(f *os.File) sandbox.Size {
+	size := sandbox.Size{Rows: 24, Cols: 80}
 	onFile(f, func(fd int) {
 		if w, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil && w.Col > 0 && w.Row > 0 {
-			size = &pty.Winsize{Rows: w.Row, Cols: w.Col, X: w.Xpixel, Y: w.Ypixel}
+			size = sandbox.Size{Rows: w.Row, Cols: w.Col}
 		}
 	})
 	return size

@@ -123,7 +123,7 @@ func TestCancelIsAllOrNothing(t *testing.T) {
 					t.Fatalf("the sign-in ended before: %v", err)
 				default:
 				}
-				found, _ := filepath.Glob(filepath.Join(d.dir, "login", "*", "here"))
+				found, _ := filepath.Glob(filepath.Join(d.dir, "login", "*", "home", "here"))
 				return len(found) > 0
 			})
 			cancel()
@@ -224,6 +224,10 @@ func TestDeadHomesAreSweptAndLiveOnesAreNot(t *testing.T) {
 	mine := filepath.Join(d.dir, "login", "notes")
 	write(t, mine, "", 0o600)
 
+	other := hub.Profile{ID: "p-other", Name: "other", Created: time.Now()}
+	if err := d.vault.CreateProfile(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
 	waiting, resume := make(chan struct{}), make(chan struct{})
 	first := &owner{code: func(context.Context, string) (string, error) {
 		close(waiting)
@@ -239,18 +243,49 @@ func TestDeadHomesAreSweptAndLiveOnesAreNot(t *testing.T) {
 	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a dead sign-in's home is still there: %v", err)
 	}
-	if _, err := d.SignIn(t.Context(), d.profile, codes(fakeCode)); err != nil {
+	if _, err := d.SignIn(t.Context(), other, codes(fakeCode)); err != nil {
 		t.Errorf("the second sign-in: %v", err)
 	}
 	close(resume)
 	if err := <-done; err != nil {
 		t.Errorf("the first sign-in was swept away: %v", err)
 	}
-	if g := d.generation(hub.KindLogin); g != 2 {
-		t.Errorf("generation %d after two sign-ins", g)
-	}
 	if _, err := os.Stat(mine); err != nil {
 		t.Errorf("a file of somebody else is gone: %v", err)
+	}
+}
+
+// Two sign-ins to one profile would each take the other's login for the old one:
+// the second says so, and touches nothing.
+func TestOneSignInAtATimePerProfile(t *testing.T) {
+	d := newDesk(t, func(cfg *login.Config) { cfg.Agent = script(t, `link; ask; save`) })
+	waiting, resume := make(chan struct{}), make(chan struct{})
+	first := &owner{code: func(context.Context, string) (string, error) {
+		close(waiting)
+		<-resume
+		return fakeCode, nil
+	}}
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.SignIn(context.Background(), d.profile, first)
+		done <- err
+	}()
+	<-waiting
+	second := codes(fakeCode)
+	_, err := d.SignIn(t.Context(), d.profile, second)
+	if !errors.Is(err, hub.ErrLocked) || !strings.Contains(err.Error(), "already") || hub.HintOf(err) == "" || len(second.links) > 0 {
+		t.Errorf("the second sign-in: %v with hint %q, links %q; want ErrLocked before any link", err, hub.HintOf(err), second.links)
+	}
+	close(resume)
+	if err := <-done; err != nil {
+		t.Errorf("the first sign-in: %v", err)
+	}
+	d.wantNoScratch() // nor a lock
+	if _, err := d.SignIn(t.Context(), d.profile, codes(fakeCode)); err != nil {
+		t.Errorf("a sign-in after the first: %v", err)
+	}
+	if g := d.generation(hub.KindLogin); g != 2 {
+		t.Errorf("generation %d after two sign-ins", g)
 	}
 }
 

@@ -16,17 +16,35 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
 
-// program is a CLI process on a terminal of its own, the leader of a session and
-// a process group of its own: a Ctrl-C in the owner's terminal reaches us, and
-// we decide what it means for the CLI. If we die, the kernel hangs up its
-// terminal and it ends.
-type program struct {
+// program is a process of the CLI's, or a shell, on a terminal of its own. All
+// that it starts ends with it, and with us. Its methods may be called by any
+// goroutine, also after its end.
+type program interface {
+	// exited is closed when the processes are gone and all that they showed has
+	// been written.
+	exited() <-chan struct{}
+	// failure says how it ended; nil if it exited with 0. Ask after exited.
+	failure() error
+	// enter types keys. It is an error after the end.
+	enter(keys []byte) error
+	// resize gives the terminal a new size.
+	resize(size sandbox.Size)
+	// end makes sure that it is gone, kindly at first.
+	end()
+}
+
+// hostProgram is a process on this machine, the leader of a session and of a
+// process group of its own: a Ctrl-C in the owner's terminal reaches us, and we
+// decide what it means for the CLI. If we die, the kernel hangs up its terminal
+// and it ends.
+type hostProgram struct {
 	cmd    *exec.Cmd
 	master *os.File
-	exited chan struct{} // closed when the process is gone and its output is read
-	err    error         // of Wait; read it after exited
+	gone   chan struct{} // see exited
+	err    error         // of Wait; read it after gone
 }
 
 const (
@@ -36,8 +54,8 @@ const (
 
 // startProgram runs cmd on a terminal of the given size and copies all that it
 // prints to output, until it is gone. end must be called.
-func startProgram(cmd *exec.Cmd, size *pty.Winsize, output io.Writer) (*program, error) {
-	opened, err := pty.StartWithSize(cmd, size)
+func startProgram(cmd *exec.Cmd, size sandbox.Size, output io.Writer) (*hostProgram, error) {
+	opened, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: size.Rows, Cols: size.Cols})
 	if err != nil {
 		return nil, hub.Hint(fmt.Errorf("starting the claude CLI: %w", err), "fetch the tested one with `claude-hub agent install`")
 	}
@@ -45,7 +63,7 @@ func startProgram(cmd *exec.Cmd, size *pty.Winsize, output io.Writer) (*program,
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
-	p := &program{cmd: cmd, master: master, exited: make(chan struct{})}
+	p := &hostProgram{cmd: cmd, master: master, gone: make(chan struct{})}
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -73,7 +91,7 @@ func nonblocking(f *os.File) (*os.File, error) {
 
 // wait reaps the process. Its group is killed while the dead leader still keeps
 // the group's number from being given to somebody else.
-func (p *program) wait(drained <-chan struct{}) {
+func (p *hostProgram) wait(drained <-chan struct{}) {
 	var err error
 	for {
 		if err = unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); !errors.Is(err, unix.EINTR) {
@@ -88,36 +106,43 @@ func (p *program) wait(drained <-chan struct{}) {
 	}
 	p.master.Close()
 	<-drained
-	close(p.exited)
+	close(p.gone)
 }
 
-// signal sends sig to the whole group.
-func (p *program) signal(sig syscall.Signal) { syscall.Kill(-p.cmd.Process.Pid, sig) }
+func (p *hostProgram) exited() <-chan struct{} { return p.gone }
+func (p *hostProgram) failure() error          { return p.err }
 
-// end makes sure that the process and its group are gone, kindly at first.
-func (p *program) end() {
-	select {
-	case <-p.exited:
+// signal sends sig to the whole group.
+func (p *hostProgram) signal(sig syscall.Signal) { syscall.Kill(-p.cmd.Process.Pid, sig) }
+
+func (p *hostProgram) end() {
+	if hasEnded(p) {
 		return
-	default:
 	}
 	p.signal(syscall.SIGTERM)
 	kill := time.AfterFunc(endGrace, func() { p.signal(syscall.SIGKILL) })
 	defer kill.Stop()
-	<-p.exited
+	<-p.gone
 }
 
-// enter types text and the Enter key.
-func (p *program) enter(text string) error {
-	_, err := p.master.WriteString(text + "\r")
+func hasEnded(p program) bool {
+	select {
+	case <-p.exited():
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *hostProgram) enter(keys []byte) error {
+	_, err := p.master.Write(keys)
 	return err
 }
 
-// resize gives the terminal a new size; the kernel tells the process. A process
-// that is gone needs none.
-func (p *program) resize(size *pty.Winsize) {
-	onFile(p.master, func(fd int) {
-		_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols, Xpixel: size.X, Ypixel: size.Y})
+// resize leaves it to the kernel to tell the process.
+func (p *hostProgram) resize(size sandbox.Size) {
+	onFile(p.master, func(fd int) { // one that is closed needs no size
+		_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
 	})
 }
 
@@ -179,12 +204,12 @@ func (t *transcript) tail() []byte {
 
 // await waits until found holds of the transcript. It reports false if the
 // program is gone before, and ctx's cause if that ends first.
-func (t *transcript) await(ctx context.Context, p *program, found func() bool) (bool, error) {
+func (t *transcript) await(ctx context.Context, p program, found func() bool) (bool, error) {
 	for !found() {
 		select {
 		case <-ctx.Done():
 			return false, context.Cause(ctx)
-		case <-p.exited:
+		case <-p.exited():
 			return found(), nil
 		case <-t.changed:
 		}

@@ -22,6 +22,8 @@ import (
 type TerminalUI struct {
 	In  *os.File  // where the code is pasted; nil means that no code can come
 	Out io.Writer // where the link is shown; the QR code only on a terminal
+	// Quiet leaves out the steps.
+	Quiet bool
 
 	lines lines // of In
 }
@@ -29,6 +31,15 @@ type TerminalUI struct {
 // ShowURL prints the link, as a hyperlink and a QR code where that helps.
 func (u *TerminalUI) ShowURL(url string) {
 	showURL(u.Out, url)
+}
+
+// Progress prints the step; the prompt for the code speaks for itself.
+func (u *TerminalUI) Progress(step string) { showStep(u.Out, step, u.Quiet || step == StepCode) }
+
+func showStep(w io.Writer, step string, quiet bool) {
+	if !quiet {
+		fmt.Fprintf(w, "… %s\n", step)
+	}
 }
 
 // Code reads one line.
@@ -65,6 +76,8 @@ func noCode(err error) error {
 type FileUI struct {
 	Path string    // may be missing at first; mode 0600 recommended
 	Out  io.Writer // where the link is shown
+	// Quiet leaves out the steps.
+	Quiet bool
 
 	taken []byte // what was there when it was read last
 }
@@ -77,6 +90,9 @@ func (u *FileUI) ShowURL(url string) {
 	showURL(u.Out, url)
 	fmt.Fprintf(u.Out, "Then write the code that the page shows into %s.\n", u.Path)
 }
+
+// Progress prints the step.
+func (u *FileUI) Progress(step string) { showStep(u.Out, step, u.Quiet) }
 
 // Code waits until the file has a content that was not taken before, and that
 // has stayed the same from one look to the next: its writer may be slow.
