@@ -23,7 +23,7 @@ type app struct {
 	environ        []string
 
 	json    bool   // --json was given
-	profile string // the profile that the command line names, if any
+	profile string // the profile that the command is about, if any
 }
 
 // The exit codes, which are an interface.
@@ -102,20 +102,17 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 		Version:       version(),
 	}
 	root.SetVersionTemplate("claude-hub {{.Version}}\n")
-	root.PersistentPreRun = func(c *cobra.Command, _ []string) {
-		if f := c.Flags().Lookup("profile"); f != nil {
-			a.profile = f.Value.String()
-		}
-	}
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return a.chooseProfile(c) }
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return hub.Hint(usageError{err}, fmt.Sprintf("see `%s --help`", c.CommandPath()))
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON instead of text")
 	root.AddCommand(
 		a.initCommand(), a.loginCommand(), a.importCommand(), a.profileCommand(), a.recoverCommand(),
+		a.exportCommand(), a.restoreCommand(), a.keyCommand(),
 		a.statusCommand(), a.checkCommand(), a.refreshCommand(), a.refreshHelperCommand(),
 		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
-		a.serveCommand(), a.agentCommand(), a.demoCommand(), a.versionCommand(),
+		a.serveCommand(), a.operatorCommand(), a.agentCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	root.SetHelpCommand(helpCommand(root))
@@ -213,7 +210,7 @@ func (a *app) hubDir() (string, error) {
 
 func (a *app) printError(err error) {
 	fmt.Fprintf(secret.NewWriter(a.stderr), "%s %s\n", a.style(a.stderr, red, "claude-hub:"), err)
-	a.printHint(forProfile(hub.HintOf(err), a.profile))
+	a.printHint(a.forProfile(hub.HintOf(err), a.profile))
 }
 
 func (a *app) printHint(hint string) {
@@ -223,10 +220,13 @@ func (a *app) printHint(hint string) {
 }
 
 // forProfile has the commands that a hint tells to type name the profile that it
-// is about: without that they would be about another login.
-func forProfile(hint, profile string) string {
+// is about, where without that they would be about another login.
+func (a *app) forProfile(hint, profile string) string {
 	name, err := hub.ParseProfileName(profile)
-	if err != nil || name == hub.DefaultProfile {
+	if err != nil || !strings.Contains(hint, "`claude-hub ") {
+		return hint
+	}
+	if unsaid, err := a.unsaidProfile(context.Background()); err == nil && name == unsaid {
 		return hint
 	}
 	for _, command := range []string{"`claude-hub login", "`claude-hub refresh", "`claude-hub run"} {
@@ -235,10 +235,11 @@ func forProfile(hint, profile string) string {
 	return hint
 }
 
-// profileFlag adds --profile to c and returns where its value goes.
+// profileFlag adds --profile to c and returns where its value goes. By the time
+// that c runs it is what [app.chooseProfile] says.
 func (a *app) profileFlag(c *cobra.Command) *string {
 	var name string
-	a.profileFlagVar(c, &name, string(hub.DefaultProfile), "the login to use")
+	a.profileFlagVar(c, &name, string(hub.DefaultProfile), "the login to use; first come this, $"+profileVariable+" and what 'profile default' has set")
 	return &name
 }
 

@@ -140,7 +140,7 @@ func (p *progress) end(r hub.Run) error {
 	if r.Reason != "" {
 		fmt.Fprintf(p.a.stderr, "%s %s\n", p.a.style(p.a.stderr, red, "claude-hub:"), printable(r.Reason, 500))
 	}
-	p.a.printHint(forProfile(verdictHints[r.Verdict], string(r.Profile)))
+	p.a.printHint(p.a.forProfile(verdictHints[r.Verdict], string(r.Profile)))
 	return err
 }
 

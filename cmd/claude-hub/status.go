@@ -167,7 +167,7 @@ func (a *app) profileRows(p profileStatus) [][]string {
 		{"health", a.healthText(p.Status)},
 	}
 	if p.Generation == 0 {
-		rows = append(rows, []string{"login", "none (sign in with " + forProfile("`claude-hub login`", string(p.Profile.Name)) + ")"})
+		rows = append(rows, []string{"login", "none (sign in with " + a.forProfile("`claude-hub login`", string(p.Profile.Name)) + ")"})
 	} else {
 		rows = append(rows, []string{"access", expiry(t, p.AccessExpires)}, []string{"login", loginExpiry(t, p.LoginExpires)},
 			[]string{"generation", fmt.Sprint(p.Generation)})
@@ -175,13 +175,13 @@ func (a *app) profileRows(p profileStatus) [][]string {
 	if !p.LastRefresh.IsZero() {
 		rows = append(rows, []string{"refreshed", ago(t, p.LastRefresh)})
 	}
-	return append(rows, []string{"spare", spareText(t, p)})
+	return append(rows, []string{"spare", a.spareText(t, p)})
 }
 
-func spareText(t time.Time, p profileStatus) string {
+func (a *app) spareText(t time.Time, p profileStatus) string {
 	switch s := p.Spare; {
 	case s == nil:
-		return "none (add one with " + forProfile("`claude-hub login --setup-token`", string(p.Profile.Name)) + ")"
+		return "none (add one with " + a.forProfile("`claude-hub login --setup-token`", string(p.Profile.Name)) + ")"
 	case s.Refused:
 		return "setup token, refused by the platform: make a new one"
 	case p.ServedBySpare:
@@ -279,7 +279,7 @@ func (a *app) check(ctx context.Context, name string, live bool) error {
 		return err
 	}
 	if s.Health == hub.HealthLoginRequired {
-		a.printHint(forProfile("sign in with `claude-hub login`", name))
+		a.printHint(a.forProfile("sign in with `claude-hub login`", name))
 		return exitStatus(exitLoginRequired)
 	}
 	return exitStatus(exitError)
