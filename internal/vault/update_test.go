@@ -117,3 +117,34 @@ func TestWhatANewerHubHasWrittenStays(t *testing.T) {
 		t.Errorf("a number that this program does not know was rounded: %s", r.Payload)
 	}
 }
+
+func TestHoldings(t *testing.T) {
+	v, f := newVault(t, vault.Options{})
+	p := newProfile("alice")
+	must(t, v.CreateProfile(t.Context(), p))
+	commits(t, v, p.ID, hub.KindLogin, 0, 3)
+	commits(t, v, p.ID, hub.KindSnapshot, 0, 1)
+	f.Clear()
+	got, err := v.Holdings(t.Context(), p.ID)
+	must(t, err)
+	at := "records/" + string(p.ID) + "/"
+	want := []vault.Holding{
+		{Kind: hub.KindLogin, Newest: 3, Kept: []hub.Generation{1, 2, 3}, Location: at + "login/"},
+		{Kind: hub.KindProfile, Newest: 1, Kept: []hub.Generation{1}, Location: at + "profile/"},
+		{Kind: hub.KindSnapshot, Newest: 1, Kept: []hub.Generation{1}, Location: at + "snapshot/"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Holdings differ (-want +got):\n%s", diff)
+	}
+	for _, c := range f.Calls() {
+		if c.Op != vaulttest.OpList {
+			t.Errorf("it calls %v; want no record opened", c)
+		}
+	}
+	if got, err := v.Holdings(t.Context(), "p-nobody"); err != nil || len(got) != 0 {
+		t.Errorf("of nobody: %v, %v", got, err)
+	}
+	if _, err := v.Holdings(t.Context(), "../x"); !errors.Is(err, hub.ErrInvalid) {
+		t.Errorf("of a path: %v", err)
+	}
+}
