@@ -73,7 +73,7 @@ func ShellCommand(home string, args ...string) Command { return command(home, ar
 // PlatformAddresses is where the CLI goes in a sign-in, and in all that it does
 // with a login: the token endpoint (older CLIs: the console's) and the API. Seen
 // with CLI 2.1.330; the pages of a sign-in are for the person's browser.
-var PlatformAddresses = []string{"platform.claude.com:443", "api.anthropic.com:443", "console.anthropic.com:443", "claude.ai:443"}
+var PlatformAddresses = []string{"platform.claude.com:443", "api.anthropic.com:443", "console.anthropic.com:443"}
 
 // CredentialPath is where a command with this home leaves the login.
 func CredentialPath(home string) string { return filepath.Join(configDir(home), CredentialFile) }

@@ -27,8 +27,7 @@ type captured struct {
 
 // keep checks and captures what a sign-in has left in its home.
 func (l *Login) keep(ctx context.Context, profile hub.Profile, home *scratch, content []byte, creds agent.Credentials, ui any) (Result, error) {
-	progress(ui, StepChecking)
-	warning, err := l.check(ctx, creds)
+	warning, err := l.check(ctx, creds, ui)
 	if err != nil {
 		return Result{}, err
 	}
@@ -48,10 +47,11 @@ func (l *Login) keep(ctx context.Context, profile hub.Profile, home *scratch, co
 // it: to throw away a good login would be worse than to keep one that nobody can
 // say anything about. Nothing is lost by asking first, other than with a rotation,
 // whose answer has no second copy: the old login lives on whatever happens here.
-func (l *Login) check(ctx context.Context, creds agent.Credentials) (warning string, err error) {
+func (l *Login) check(ctx context.Context, creds agent.Credentials, ui any) (warning string, err error) {
 	if l.cfg.Accepted == nil || !creds.ExpiresAt.After(l.cfg.Now()) { // an expired one is refused, and can be refreshed
 		return "", nil
 	}
+	progress(ui, StepChecking)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.patience.check)
 	defer cancel()
 	accepted, err := l.cfg.Accepted(ctx, creds.AccessToken)

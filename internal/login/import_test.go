@@ -42,6 +42,16 @@ func (d *desk) snapshot() string {
 	return dir
 }
 
+// snapshotFile returns a file of the committed snapshot.
+func (d *desk) snapshotFile(name string) string {
+	d.t.Helper()
+	b, err := os.ReadFile(filepath.Join(d.snapshot(), name))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return string(b)
+}
+
 // tree lists the files below dir, and fails on one that holds a token.
 func tree(t *testing.T, dir string) []string {
 	t.Helper()

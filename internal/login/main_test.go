@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,11 +19,15 @@ import (
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/login"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim"
 	"github.com/claude-hub/claude-hub/internal/secret"
 	"github.com/claude-hub/claude-hub/internal/vault"
 )
 
 func TestMain(m *testing.M) {
+	if shim.Wanted(os.Args) { // inside a sandbox
+		syscall.Exit(shim.Main(os.Args)) // os.Exit takes a second under the race detector
+	}
 	if os.Getenv(childMode) != "" {
 		os.Exit(childMain())
 	}
@@ -176,6 +181,14 @@ func (o *owner) Trouble(message string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.troubles = append(o.troubles, message)
+}
+
+// waiting is an owner who has no code.
+func waiting() *owner {
+	return &owner{code: func(ctx context.Context, _ string) (string, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}}
 }
 
 // codes is an owner who pastes these one after the other.
