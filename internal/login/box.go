@@ -101,7 +101,7 @@ func (b *Box) spec(home *scratch, w work) (sandbox.Spec, error) {
 	maps.Copy(set, w.more)
 	c := w.build(bin, sandbox.Home)
 	return sandbox.Spec{
-		Args: c.Args, Env: c.Environ(parent, set), Mounts: mounts, Home: home.home(), Limits: boxLimits,
+		Name: "sign-in", Args: c.Args, Env: c.Environ(parent, set), Mounts: mounts, Home: home.home(), Limits: boxLimits,
 		Terminal: true, Size: w.size, Stdout: w.screen,
 	}, nil
 }

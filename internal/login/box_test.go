@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,36 +20,51 @@ import (
 	"github.com/claude-hub/claude-hub/internal/login"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
+	"github.com/claude-hub/claude-hub/internal/sandbox/docker"
 	"github.com/claude-hub/claude-hub/internal/secret"
 	"github.com/claude-hub/claude-hub/internal/simulator"
 )
 
 // inBoxes runs a test in each kind of sandbox that a sign-in can be in.
 func inBoxes(t *testing.T, test func(t *testing.T, kind string)) {
-	for _, kind := range []string{"sandbox"} {
+	for _, kind := range []string{"sandbox", "container"} {
 		t.Run(kind, func(t *testing.T) { test(t, kind) })
 	}
 }
 
-// newDriver returns a driver of the kind.
-func newDriver(kind string) (sandbox.Driver, error) {
+// newDriver returns a driver of the kind; dir is the hub's directory, and engine
+// the address of a container engine.
+func newDriver(kind, dir, engine string) (sandbox.Driver, error) {
+	if kind == "container" {
+		return docker.New(docker.Config{
+			Kind: docker.KindDocker, Host: engine, Environ: []string{}, Image: hubtest.BaseImage,
+			Dir: filepath.Join(dir, "containers"), Grace: 3 * time.Second,
+		})
+	}
 	return bubblewrap.New(bubblewrap.Config{Grace: 3 * time.Second})
+}
+
+// engineFor returns the address of an engine for a kind of sandbox that needs one.
+func engineFor(t *testing.T, kind string) string {
+	t.Helper()
+	if kind != "container" {
+		return ""
+	}
+	return hubtest.Engine(t, docker.KindDocker)
 }
 
 // newBox returns a place of the kind, whose way out leads through the proxy of
 // the environment. refused gets what the door says no to.
-func newBox(kind, agentPath string, environ []string, refused io.Writer) (*login.Box, error) {
-	d, err := newDriver(kind)
-	if err != nil {
-		return nil, err
-	}
+func newBox(d sandbox.Driver, kind, agentPath string, environ []string, refused io.Writer) *login.Box {
 	egress := func(socket string) (io.Closer, error) {
 		cfg := door.Config{Allow: agent.PlatformAddresses, Log: slog.New(slog.NewTextHandler(refused, nil))}
 		for _, kv := range environ {
 			if proxy, ok := strings.CutPrefix(kv, "HTTPS_PROXY="); ok {
-				if cfg.Upstream, err = url.Parse(proxy); err != nil {
+				upstream, err := url.Parse(proxy)
+				if err != nil {
 					return nil, err
 				}
+				cfg.Upstream = upstream
 			}
 		}
 		d, err := door.New(cfg)
@@ -57,7 +73,7 @@ func newBox(kind, agentPath string, environ []string, refused io.Writer) (*login
 		}
 		return d, d.StartUnix(socket)
 	}
-	return &login.Box{Driver: d, Called: "in a " + kind, Agent: agentPath, Environ: environ, Egress: egress}, nil
+	return &login.Box{Driver: d, Called: "in a " + kind, Agent: agentPath, Environ: environ, Egress: egress}
 }
 
 // boxDesk is a desk whose sign-ins happen in a sandbox of the kind.
@@ -65,11 +81,14 @@ func boxDesk(t *testing.T, kind, agentPath string, environ []string, change func
 	t.Helper()
 	refused := &lockedBuffer{}
 	return newDesk(t, func(cfg *login.Config) {
-		box, err := newBox(kind, agentPath, environ, refused)
+		driver, err := newDriver(kind, filepath.Dir(cfg.Dir), engineFor(t, kind))
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg.Place = box
+		if c, ok := driver.(interface{ Close() }); ok {
+			t.Cleanup(c.Close)
+		}
+		cfg.Place = newBox(driver, kind, agentPath, environ, refused)
 		if change != nil {
 			change(cfg)
 		}
