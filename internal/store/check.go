@@ -17,10 +17,6 @@ import (
 // it. A missing file is [hub.ErrNotFound]; one that is damaged or of another
 // program is [hub.ErrFormat]. It may run beside writers.
 func Check(ctx context.Context, path string) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -30,7 +26,7 @@ func Check(ctx context.Context, path string) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%w: database %s is not a regular file", hub.ErrFormat, path)
 	}
-	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path}).String()+"?mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
+	db, err := look(path)
 	if err != nil {
 		return fmt.Errorf("checking the database: %w", err)
 	}
@@ -47,4 +43,29 @@ func Check(ctx context.Context, path string) error {
 		return fmt.Errorf("checking the database %s: %w", path, asFormat(err))
 	}
 	return nil
+}
+
+// CountParked counts the parked runs in the database at path, and changes nothing
+// of it, not even an old schema.
+func CountParked(ctx context.Context, path string) (int, error) {
+	db, err := look(path)
+	if err != nil {
+		return 0, fmt.Errorf("counting parked runs: %w", err)
+	}
+	defer db.Close()
+	n := 0
+	err = db.QueryRowContext(ctx, `SELECT count(*) FROM runs WHERE verdict = '' AND parked_cause <> ''`).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting parked runs: %w", err)
+	}
+	return n, nil
+}
+
+// look connects to a database that is there, to read.
+func look(path string) (*sql.DB, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	return sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path}).String()+"?mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
 }

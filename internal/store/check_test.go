@@ -34,6 +34,16 @@ func TestCheck(t *testing.T) {
 	if err := store.Check(ctx, path); err != nil {
 		t.Errorf("a database in use: %v", err)
 	}
+	if n, err := store.CountParked(ctx, path); n != 0 || err != nil {
+		t.Errorf("parked runs: %d, %v", n, err)
+	}
+	parked := hub.Run{ID: hub.NewRunID(now), Started: now, Parked: &hub.Parking{Cause: hub.ParkedForLogin}}
+	if err := s.CreateRun(ctx, parked); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := store.CountParked(ctx, path); n != 1 || err != nil {
+		t.Errorf("parked runs: %d, %v, want 1", n, err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
