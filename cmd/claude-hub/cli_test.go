@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
 			env.Setenv("CLAUDE_HUB_DIR", filepath.Join(env.WorkDir, "hub"))
+			env.Setenv("CLAUDE_HUB_LISTEN", "127.0.0.1:0") // several daemons at once
 			env.Setenv("BARE_PATH", env.Getenv("PATH")) // without the claude CLI
 			env.Setenv("PATH", env.Getenv("PATH")+":"+claude)
 			for _, kv := range sim.Environ() {
@@ -65,6 +66,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":     cmdExits,
 			"signin":    cmdSignIn,
+			"browser":   cmdBrowser,
 			"captured":  cmdCaptured,
 			"platform":  cmdPlatform,
 			"counts":    cmdCounts,

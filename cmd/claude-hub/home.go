@@ -29,6 +29,14 @@ type config struct {
 	// RecoveryRecipients are age public keys ("age1…") that can open every record
 	// written from now on, beside the hub's own key. None is needed.
 	RecoveryRecipients []string `yaml:"recovery_recipients"`
+	// Listen is where the daemon serves the operator's page, host:port. Nil means
+	// 127.0.0.1:3002 if that is free; "" or "off" means nowhere.
+	Listen *string `yaml:"listen"`
+	// PublicURL is the page's address for browsers. Empty means http:// and the
+	// address that is listened on.
+	PublicURL string `yaml:"public_url"`
+	// ListenInsecure allows a page without TLS that other machines can reach.
+	ListenInsecure bool `yaml:"listen_insecure"`
 }
 
 const configTemplate = `# claude-hub's settings. Every key may be left out.
@@ -37,6 +45,12 @@ const configTemplate = `# claude-hub's settings. Every key may be left out.
 # hub's own key: the way back to your login when that key is lost. Make one with
 # age-keygen and keep its secret half off this machine.
 recovery_recipients: []
+
+# Where the daemon serves the operator's page, for sign-ins without a terminal;
+# "off" for nowhere. Other machines reach it through a proxy with TLS, whose
+# address is then the public_url.
+#listen: 127.0.0.1:3002
+#public_url: https://hub.example.com
 `
 
 // maxConfig bounds config.yaml, in bytes.

@@ -21,6 +21,7 @@ type loginOptions struct {
 	profile    *string
 	codeFile   string
 	setupToken bool
+	web        bool
 	timeout    time.Duration
 }
 
@@ -36,16 +37,27 @@ the vault. A profile that does not exist yet is made.
 Without a terminal, the code is read from standard input, or from --code-file as
 soon as that file is there.
 
+With --web you sign in on a page in your browser: the daemon's, or, where there is
+no daemon, one on this machine's loopback for as long as it takes.
+
 With --setup-token it makes a one-year token for inference only: the CLI's own
 screen is passed through, and you paste the token that it shows. A profile that
 has a login keeps it as a spare for when the login runs out. Without a terminal,
 the token itself is read from standard input or --code-file.`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error { return a.login(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.web {
+				return a.loginWeb(c.Context(), o)
+			}
+			return a.login(c.Context(), o)
+		},
 	}
 	o.profile = a.profileFlag(c)
 	c.Flags().StringVar(&o.codeFile, "code-file", "", "read the code from this file when it is there")
 	c.Flags().BoolVar(&o.setupToken, "setup-token", false, "make a one-year token instead of a login")
+	c.Flags().BoolVar(&o.web, "web", false, "sign in on a web page instead of in this terminal")
+	c.MarkFlagsMutuallyExclusive("web", "setup-token")
+	c.MarkFlagsMutuallyExclusive("web", "code-file")
 	c.Flags().DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for the code")
 	return c
 }
@@ -132,9 +144,18 @@ func (a *app) readToken(path string) (secret.Text, error) {
 	return secret.New(string(data)), nil
 }
 
-// capture makes the profile if it is new, and takes it back if nothing came of
-// it: a profile that a kill leaves behind is empty, and the next login uses it.
+// capture captures a login and shows what came of it.
 func (a *app) capture(ctx context.Context, h *home, name string, do func(hub.Profile) (login.Result, error)) error {
+	p, result, err := a.captured(ctx, h, name, do)
+	if err != nil {
+		return err
+	}
+	return a.showCapture(p, result)
+}
+
+// captured makes the profile if it is new, and takes it back if nothing came of
+// it: a profile that a kill leaves behind is empty, and the next login uses it.
+func (a *app) captured(ctx context.Context, h *home, name string, do func(hub.Profile) (login.Result, error)) (hub.Profile, login.Result, error) {
 	p, err := h.profile(ctx, name)
 	isNew := errors.Is(err, hub.ErrNotFound)
 	if isNew {
@@ -142,16 +163,13 @@ func (a *app) capture(ctx context.Context, h *home, name string, do func(hub.Pro
 		err = h.vault.CreateProfile(ctx, p)
 	}
 	if err != nil {
-		return err
+		return p, login.Result{}, err
 	}
 	result, err := do(p)
-	if err != nil {
-		if isNew {
-			err = errors.Join(err, h.vault.Remove(context.WithoutCancel(ctx), p.ID))
-		}
-		return err
+	if err != nil && isNew {
+		err = errors.Join(err, h.vault.Remove(context.WithoutCancel(ctx), p.ID))
 	}
-	return a.showCapture(p, result)
+	return p, result, err
 }
 
 func (a *app) showCapture(p hub.Profile, r login.Result) error {

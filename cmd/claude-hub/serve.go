@@ -26,7 +26,9 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Keep every login fresh, and carry out the runs of other processes",
 		Long: `Runs until it is told to stop. Refreshes every login before it expires, and
 answers on hub.sock in the hub's directory: run, exec and cancel of other
-processes go through it while it is there.
+processes go through it while it is there. At listen in config.yaml or in
+CLAUDE_HUB_LISTEN (default 127.0.0.1:3002, "off" for nowhere) it serves a page for
+sign-ins, whose operator is who opens a link from claude-hub operator.
 
 Under systemd, set KillMode=process: a refresh that is under way must be let
 finish, and does so by itself.`,
@@ -60,7 +62,18 @@ func (a *app) serve(ctx context.Context) error {
 		return err
 	}
 	defer e.refresher.Stop()
-	s, err := server.New(server.Config{Socket: socketPath(h.dir), Engine: e, Version: version(), Log: log})
+	cfg := server.Config{Socket: socketPath(h.dir), Engine: e, Version: version(), Log: log}
+	page, err := a.openPage(h, e.refresher, log)
+	if err != nil {
+		return err
+	}
+	closePage := func() error { return nil }
+	if page != nil {
+		cfg.Page, closePage = page, page.Close
+		log.Info("serving the operator's page", "url", page.URL(), "listen", page.Addr())
+	}
+	defer closePage()
+	s, err := server.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -68,7 +81,7 @@ func (a *app) serve(ctx context.Context) error {
 	log.Info("serving", "socket", socketPath(h.dir), "pid", os.Getpid(), "version", version())
 	<-ctx.Done()
 	log.Info("stopping")
-	return s.Close()
+	return errors.Join(closePage(), s.Close()) // whoever signs in is told that it's the hub that stops
 }
 
 // lockDaemon makes this process the directory's only daemon until unlock is

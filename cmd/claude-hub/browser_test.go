@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/target"
+	"github.com/chromedp/chromedp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/claude-hub/claude-hub/internal/api"
+)
+
+// chromium is Debian's. See `make setup`.
+const chromium = "/usr/bin/chromium"
+
+// browserPatience bounds what a browser does in a test.
+const browserPatience = 2 * time.Minute
+
+// screenshots is a directory for pictures of every step; "" takes none.
+var screenshots = os.Getenv("CLAUDE_HUB_TEST_SCREENSHOTS")
+
+// tab is a page in a real browser, and the script that it's for.
+type tab struct {
+	ctx     context.Context
+	ts      *testscript.TestScript
+	console func() []string // what the browser has complained about
+}
+
+// openBrowser starts a browser that reaches the script's platform as the CLI does.
+func openBrowser(ts *testscript.TestScript) tab {
+	ctx, cancel := context.WithTimeout(context.Background(), browserPatience)
+	ts.Defer(cancel)
+	dir, err := os.MkdirTemp("", "claude-hub-browser-")
+	ts.Check(err)
+	ctx, cancel = chromedp.NewExecAllocator(ctx,
+		chromedp.ExecPath(chromium), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.IgnoreCertErrors,
+		chromedp.UserDataDir(dir), chromedp.Env("HOME="+dir), chromedp.ProxyServer(ts.Getenv("HTTPS_PROXY")),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+	)
+	ts.Defer(func() { os.RemoveAll(dir) })
+	ts.Defer(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	ts.Defer(cancel)
+	t := tab{ctx: ctx, ts: ts}
+	t.do(chromedp.EmulateViewport(1280, 900))
+	complaints := make(chan string, 1000)
+	go func() {
+		for m, err := range chromedp.Console(ctx) {
+			if err != nil {
+				return
+			}
+			complaints <- fmt.Sprint(m)
+		}
+	}()
+	t.console = func() (all []string) {
+		for {
+			select {
+			case m := <-complaints:
+				all = append(all, m)
+			default:
+				return all
+			}
+		}
+	}
+	return t
+}
+
+func (t tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	if err := chromedp.Do(t.ctx, steps...); err != nil {
+		t.shoot("failure")
+		t.ts.Fatalf("the browser: %v", err)
+	}
+}
+
+func (t tab) text(css string) string {
+	text, err := chromedp.Run(t.ctx, chromedp.Text(chromedp.CSS(css)))
+	t.ts.Check(err)
+	return text
+}
+
+// see waits for an element and demands that it holds the text.
+func (t tab) see(css, text string) {
+	t.do(chromedp.WaitVisible(chromedp.CSS(css)))
+	if got := t.text(css); !strings.Contains(got, text) {
+		t.shoot("failure")
+		t.ts.Fatalf("%s says %q, want %q in it", css, got, text)
+	}
+}
+
+func (t tab) click(css string) { t.do(chromedp.Click(chromedp.CSS(css))) }
+
+// shoot keeps pictures of the page, if they are wanted: light and dark, wide and
+// narrow.
+func (t tab) shoot(name string) {
+	if screenshots == "" {
+		return
+	}
+	for _, width := range []int64{1280, 375} {
+		for _, scheme := range []string{"light", "dark"} {
+			if err := chromedp.Do(t.ctx, chromedp.EmulateViewport(width, 900), colorScheme(scheme)); err != nil {
+				return
+			}
+			picture, err := chromedp.Run(t.ctx, chromedp.FullScreenshot(100))
+			if err != nil {
+				return
+			}
+			os.WriteFile(filepath.Join(screenshots, fmt.Sprintf("%s-%d-%s.png", name, width, scheme)), picture, 0o600)
+		}
+	}
+	chromedp.Do(t.ctx, chromedp.EmulateViewport(1280, 900), colorScheme("light"))
+}
+
+// colorScheme has the page think that its reader likes it light or dark.
+func colorScheme(scheme string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
+		_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+		})
+		return err
+	})
+}
+
+// fits demands that nothing sticks out to the right, on a desktop and on a phone.
+func (t tab) fits() {
+	for _, width := range []int64{1280, 375, 320} {
+		t.do(chromedp.EmulateViewport(width, 800))
+		over, err := chromedp.Run(t.ctx, chromedp.Evaluate[int]("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+		t.ts.Check(err)
+		if over > 0 {
+			t.ts.Fatalf("at %d the page is %d too wide", width, over)
+		}
+	}
+	unnamed, err := chromedp.Run(t.ctx, chromedp.Evaluate[int](`[...document.querySelectorAll("input:not([type=hidden]), textarea")].filter(e => !e.labels.length).length`))
+	t.ts.Check(err)
+	if unnamed > 0 {
+		t.ts.Fatalf("%d fields have no label", unnamed)
+	}
+	t.do(chromedp.EmulateViewport(1280, 900))
+}
+
+// approve opens the link of the page with a click, which makes a new tab, approves
+// there, and returns the code that it shows.
+func (t tab) approve() string {
+	opened := chromedp.WaitNewTarget(t.ctx, func(i *target.Info) bool { return i.URL != "" })
+	t.click("#open")
+	id, ok := <-opened
+	if !ok {
+		t.ts.Fatalf("the link opened no tab")
+	}
+	ctx, cancel := chromedp.NewContext(t.ctx, chromedp.WithTargetID(id))
+	defer cancel()
+	other := tab{ctx: ctx, ts: t.ts}
+	other.click(`button[value="approve"]`)
+	other.do(chromedp.WaitVisible(chromedp.CSS("#code")))
+	return strings.TrimSpace(other.text("#code"))
+}
+
+func (t tab) paste(code string) {
+	t.do(chromedp.WaitVisible(chromedp.CSS("#code")), chromedp.SendKeys(chromedp.CSS("#code"), code))
+	t.click("#coded button")
+}
+
+// enter opens an operator's link, and looks before it presses the button.
+func (t tab) enter(link string) {
+	t.do(chromedp.Navigate(link))
+	t.see("h1", "Make this browser")
+	t.shoot("invitation")
+	t.click("form button")
+	t.do(chromedp.WaitVisible(chromedp.CSS("#profiles")))
+}
+
+// browser SCENE LINK plays an owner at a real browser. LINK is a file with the
+// answer of `claude-hub operator --json`.
+func cmdBrowser(ts *testscript.TestScript, neg bool, args []string) {
+	scenes := map[string]func(tab){"signs-in": (tab).signsIn, "cancels": (tab).cancels}
+	if neg || len(args) != 2 || scenes[args[0]] == nil {
+		ts.Fatalf("usage: browser SCENE LINK")
+	}
+	var link api.OperatorLink
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &link))
+	t := openBrowser(ts)
+	t.enter(link.URL)
+	scenes[args[0]](t)
+	t.do(chromedp.Navigate(link.URL)) // a second time
+	t.see("h1", "no longer good")
+	t.shoot("used")
+	for _, complaint := range t.console() {
+		if !strings.Contains(complaint, "403") { // that of the used link
+			ts.Fatalf("the browser complains: %s", complaint)
+		}
+	}
+}
+
+// signsIn pastes nonsense, then a code that the platform refuses, then a good one.
+func (t tab) signsIn() {
+	t.see("#headline", "Ready to sign in")
+	t.fits()
+	t.shoot("ready")
+	t.click("#panel button")
+	t.do(chromedp.WaitVisible(chromedp.CSS("#open")))
+	t.see("#left", " left")
+	t.fits()
+	t.shoot("link")
+	t.click("summary")
+	t.do(chromedp.WaitVisible(chromedp.CSS("svg.qr")))
+	t.fits()
+	t.shoot("qr")
+
+	t.paste("nonsense")
+	t.see(".trouble[role=alert]", "not the whole code")
+	first := t.approve()
+	t.paste("fake" + first)
+	t.do(chromedp.WaitVisible(chromedp.CSS("[data-state=link] .trouble")))
+	t.see(".trouble[role=alert]", "Here is a new link")
+	t.fits()
+	t.shoot("refused")
+	t.paste(t.approve())
+	t.do(chromedp.WaitVisible(chromedp.CSS("[data-state=done]")))
+	t.see("#headline", "Signed in")
+	t.see("#panel", "max")
+	t.see("#panel", "(in 29 days)")
+	t.see("#profiles", "owner@example.com")
+	t.fits()
+	t.shoot("done")
+
+	t.do(chromedp.Navigate(t.site() + "/"))
+	t.see("#profiles", "max, in order")
+	t.shoot("list")
+	t.click(".top button")
+	t.see("h1", "You are out")
+}
+
+// cancels starts, cancels in another tab, and sees it in the first.
+func (t tab) cancels() {
+	t.click("#panel button")
+	t.do(chromedp.WaitVisible(chromedp.CSS("#open")))
+	ctx, cancel := chromedp.NewContext(t.ctx)
+	defer cancel()
+	other := tab{ctx: ctx, ts: t.ts}
+	other.do(chromedp.Navigate(t.site() + "/signin/default"))
+	other.click(".foot button")
+	other.do(chromedp.WaitVisible(chromedp.CSS("[data-state=cancelled]")))
+	t.do(chromedp.WaitVisible(chromedp.CSS("[data-state=cancelled]")))
+	t.see("#panel", "The sign-in was cancelled, and nothing was captured.")
+	t.shoot("cancelled")
+}
+
+func (t tab) site() string {
+	origin, err := chromedp.Run(t.ctx, chromedp.Evaluate[string]("location.origin"))
+	t.ts.Check(err)
+	return origin
+}
