@@ -54,7 +54,8 @@ func openControl(dir string) (*os.File, error) {
 }
 
 // Cancel asks the process that has the run, which may be another one, to cancel
-// it, and returns at once. A run that has ended is [hub.ErrConflict].
+// it, and returns at once; a parked run it cancels itself. A run that has ended
+// is [hub.ErrConflict].
 func (r *Runner) Cancel(ctx context.Context, id hub.RunID) error {
 	if _, err := hub.ParseRunID(string(id)); err != nil {
 		return err
@@ -63,16 +64,38 @@ func (r *Runner) Cancel(ctx context.Context, id hub.RunID) error {
 	if err != nil {
 		return err
 	}
-	f, err := openControl(r.directory(id))
-	if errors.Is(err, hub.ErrNotFound) || record.Verdict != "" {
-		return hub.Hint(fmt.Errorf("%w: run %s has ended already", hub.ErrConflict, id), "see how with `claude-hub runs`")
+	if record.Verdict != "" {
+		return hasEnded(id)
 	}
+	for { // a parked run may go on, and one that goes on be parked, at this moment
+		err := signalCancel(r.directory(id))
+		if errors.Is(err, hub.ErrNotFound) {
+			err = r.cancelParked(ctx, id)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, hub.ErrNotFound):
+			return hasEnded(id)
+		case !errors.Is(err, hub.ErrLocked):
+			return fmt.Errorf("cancelling run %s: %w", id, err)
+		}
+		if within(ctx.Done(), followInterval) {
+			return ctx.Err()
+		}
+	}
+}
+
+// signalCancel tells the process that has the run in this directory to end it.
+// It is [hub.ErrNotFound] if none has.
+func signalCancel(dir string) error {
+	f, err := openControl(dir)
 	if err != nil {
-		return fmt.Errorf("cancelling run %s: %w", id, err)
+		return err
 	}
 	_, err = f.Write([]byte("c"))
 	if err := errors.Join(err, f.Close()); err != nil && !errors.Is(err, syscall.EPIPE) { // it ended this moment
-		return fmt.Errorf("cancelling run %s: %w", id, err)
+		return err
 	}
 	return nil
 }
@@ -93,7 +116,7 @@ func (r *Runner) Log(id hub.RunID, w io.Writer) error {
 }
 
 // Follow writes the event log of the run, as it grows, until the run has ended
-// or ctx has; the latter is not an error of the log, and returned as it is.
+// or ctx has, also while it is parked; the latter is not an error of the log, and returned as it is.
 func (r *Runner) Follow(ctx context.Context, id hub.RunID, w io.Writer) error {
 	f, err := r.openLog(id)
 	if err != nil {
@@ -103,7 +126,10 @@ func (r *Runner) Follow(ctx context.Context, id hub.RunID, w io.Writer) error {
 	tick := time.NewTicker(followInterval)
 	defer tick.Stop()
 	for {
-		ended := !alive(r.directory(id)) // before reading: what is written later is not missed
+		ended, err := r.ended(ctx, id) // before reading: what is written later is not missed
+		if err != nil {
+			return err
+		}
 		if _, err := io.Copy(w, f); err != nil {
 			return err
 		}
@@ -116,6 +142,20 @@ func (r *Runner) Follow(ctx context.Context, id hub.RunID, w io.Writer) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// ended reports whether nobody will write to the run's log any more.
+func (r *Runner) ended(ctx context.Context, id hub.RunID) (bool, error) {
+	dir := r.directory(id)
+	if alive(dir) {
+		return false, nil
+	}
+	record, err := r.cfg.Store.Run(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	// Without a verdict it is parked, or will be, or was until a moment ago.
+	return record.Verdict != "" || !isKept(dir), nil
 }
 
 func (r *Runner) openLog(id hub.RunID) (*os.File, error) {

@@ -17,6 +17,7 @@ const (
 	runsDir      = "runs"
 	lockFile     = "lock"               // held (flock) for the run's life
 	controlFile  = "control"            // a pipe whose reader is the run; a byte cancels it
+	requestFile  = "request.json"       // of a run that may be parked; removed at the end
 	eventsFile   = "events.jsonl"       // stays
 	sessionDir   = "session"            // the CLI's transcript; stays
 	homeDir      = "home"               // the sandbox's private home; removed at the end
@@ -65,12 +66,18 @@ func createDirectory(hubDir string, id hub.RunID) (_ *directory, err error) {
 	if d.events, err = os.OpenFile(d.in(eventsFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 		return nil, err
 	}
-	if err = syscall.Mkfifo(d.in(controlFile), 0o600); err != nil {
-		return nil, fmt.Errorf("making the control pipe: %w", err)
+	return d, d.openControl()
+}
+
+// openControl makes the pipe by which other processes see that the run goes on,
+// and cancel it.
+func (d *directory) openControl() (err error) {
+	if err := syscall.Mkfifo(d.in(controlFile), 0o600); err != nil {
+		return fmt.Errorf("making the control pipe: %w", err)
 	}
 	// For writing too, so that it never sees an end when a canceller closes it.
 	d.control, err = os.OpenFile(d.in(controlFile), os.O_RDWR|syscall.O_NONBLOCK, 0)
-	return d, err
+	return err
 }
 
 func (d *directory) in(name string) string { return filepath.Join(d.path, name) }

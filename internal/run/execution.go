@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,12 @@ const killPatience = 15 * time.Second
 // execution is one run under way. Its fields belong to the goroutine of Run.
 type execution struct {
 	*Runner
-	req    Request
+	asked  Request // as it came, and as it is kept
+	req    Request // as it is carried out
+	mark   string  // of the login when the attempt began
 	record hub.Run
+	began  time.Time // the attempt
+	used   hub.Usage // in the attempt
 	dir    *directory
 	log    *slog.Logger
 	events *recorder
@@ -38,28 +43,40 @@ type execution struct {
 // run takes the run from its row in the store to its verdict. ctx is the owner's.
 func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	closing := context.WithoutCancel(ctx) // for what must be done whatever happens
+	x.began = x.cfg.Now()
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(x.req.Timeout, func() { cancel(errTimedOut) })
 	defer timer.Stop()
 	x.dir.listen(func() { cancel(errCancelled) })
 	s := newSink(ctx, f, cancel)
-	x.events = &recorder{file: x.dir.events, forward: s.send, max: x.cfg.MaxLog}
+	x.events = newRecorder(x.dir.events, s.send, x.cfg.MaxLog)
 	defer func() { // all of it done already, unless this is a panic
 		cancel(nil) // so that nobody waits for the sink
 		_ = x.events.close()
 		s.close(0)
 	}()
-	x.events.note(Note{Subtype: NoteStarted, Run: x.record.ID})
+	first := Note{Subtype: NoteStarted, Run: x.record.ID}
+	if x.record.Attempts > 1 {
+		first.Subtype = NoteResumed
+	}
+	x.events.note(first)
 	e := x.execute(ctx)
 	x.settle(closing, e)
-	if err := x.keepSession(); err != nil {
+	if err := keepSession(x.dir, x.record.AgentSession); err != nil {
 		x.log.Warn("a run's session was not kept", "err", err)
 	}
 	if err := x.dir.clean(); err != nil {
 		x.log.Error("a run's private files could not be removed", "dir", x.dir.path, "err", err)
 	}
 	err := x.cfg.Store.UpdateRun(closing, x.record)
-	x.events.note(Note{Subtype: NoteVerdict, Run: x.record.ID, Verdict: x.record.Verdict, Text: x.record.Reason})
+	if p := x.record.Parked; p != nil {
+		x.events.note(Note{Subtype: NoteParked, Run: x.record.ID, Text: p.Reason})
+	} else {
+		x.events.note(Note{Subtype: NoteVerdict, Run: x.record.ID, Verdict: x.record.Verdict, Text: x.record.Reason})
+		if gone := removeIfThere(x.dir.in(requestFile)); gone != nil {
+			x.log.Warn("the request of a run that has ended could not be removed", "err", gone)
+		}
+	}
 	if lost := x.events.close(); lost != nil {
 		x.log.Warn("a run's event log is incomplete", "err", lost)
 	}
@@ -184,15 +201,18 @@ func (x *execution) spec(w *way) (sandbox.Spec, error) {
 
 // settle writes what the ending means into the record.
 func (x *execution) settle(ctx context.Context, e ending) {
-	x.record.AgentSession = x.events.finish(&e)
+	x.record.AgentSession = cmp.Or(x.events.finish(&e), x.record.AgentSession)
 	e.stderr = x.stderr.String()
 	if x.req.Delivery == hub.DeliveryCopy {
 		e.usage = reported(e.result)
 		e.refusal = x.platformRefusal(ctx, e.result)
 	}
-	x.record.Ended = x.cfg.Now().UTC()
-	x.record.Verdict, x.record.Reason, x.record.Until = e.verdict()
-	x.record.ExitCode, x.record.Usage = e.exit.Code, e.usage
+	x.used = e.usage
+	x.record.ExitCode, x.record.Usage = e.exit.Code, sum(x.record.Usage, e.usage)
+	if x.record.Parked = x.park(e); x.record.Parked == nil {
+		x.record.Ended = x.cfg.Now().UTC()
+		x.record.Verdict, x.record.Reason, x.record.Until = e.verdict()
+	}
 	if e.result != nil {
 		x.record.Result = excerpt(e.result.Text, maxResult)
 	}
@@ -249,7 +269,7 @@ func (x *execution) openGateway(ctx context.Context) (*way, error) {
 	}
 	like := agent.Credentials{Scopes: x.req.Plan.Scopes, Subscription: x.req.Plan.Subscription, RateLimitTier: x.req.Plan.RateLimitTier}
 	// Past the run's end, so that the CLI never sees its login expire.
-	until := x.record.Started.Add(x.req.Timeout + 24*time.Hour)
+	until := x.began.Add(x.req.Timeout + 24*time.Hour)
 	if err := x.writeHome(agent.Placeholder(endpoint.Token(), like, until)); err != nil {
 		endpoint.Close()
 		return nil, err

@@ -9,7 +9,7 @@ import (
 // Record lets a test feed a recorder: chunks are the writes of the sandbox. It
 // returns what a sink was given, and what the CLI said of itself.
 func Record(file *os.File, max int64, chunks [][]byte) (lines []string, result *agent.Result, session string) {
-	r := &recorder{file: file, max: max}
+	r := newRecorder(file, nil, max)
 	r.forward = func(line []byte) { lines = append(lines, string(line)) }
 	for _, c := range chunks {
 		r.Write(c)

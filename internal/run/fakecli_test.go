@@ -17,6 +17,7 @@ import (
 
 	"context"
 
+	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 )
 
@@ -220,3 +221,5 @@ func (b *processBox) Wait() (sandbox.Exit, error) {
 }
 func (b *processBox) Interrupt() error { b.cmd.Process.Signal(syscall.SIGTERM); return nil }
 func (b *processBox) Kill() error      { b.cmd.Process.Kill(); return nil }
+
+func (*processBox) Resize(uint16, uint16) error { return hub.ErrInvalid } // there is no terminal

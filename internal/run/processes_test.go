@@ -39,7 +39,7 @@ func process(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	req := run.Request{Profile: hub.Profile{ID: "p-1", Name: "other"}, Dir: os.Args[1], Prompt: os.Args[2]}
+	req := run.Request{Profile: hub.Profile{ID: "p-1", Name: "other"}, Dir: os.Args[1], Prompt: os.Args[2], Park: len(os.Args) > 3}
 	got, err := r.Run(ctx, req, func(line []byte) {
 		if bytes.Contains(line, []byte("hanging")) {
 			fmt.Println("hanging")
@@ -50,9 +50,9 @@ func process(dir string) int {
 }
 
 // start starts a process with a run that hangs, and returns once it does.
-func (f *fixture) start(t *testing.T) (cmd *exec.Cmd, id hub.RunID, said func() string) {
+func (f *fixture) start(t *testing.T, more ...string) (cmd *exec.Cmd, id hub.RunID, said func() string) {
 	t.Helper()
-	cmd = exec.Command(os.Args[0], f.workspace, "hang")
+	cmd = exec.Command(os.Args[0], append([]string{f.workspace, "hang"}, more...)...)
 	cmd.Env = append(os.Environ(), processHub+"="+f.dir, "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.StdoutPipe()
 	if err != nil {

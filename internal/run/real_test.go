@@ -147,7 +147,7 @@ func real(t testing.TB) (*fixture, *simulator.Simulator, *logins) {
 		t.Fatal(err)
 	}
 	f := newFixture(t, func(c *run.Config) {
-		c.Agent, c.Driver, c.Gateway, c.Platform = hubtest.Claude(t), driver, realGateway{g}, l
+		c.Agent, c.Driver, c.Gateway, c.Platform, c.Logins = hubtest.Claude(t), driver, realGateway{g}, l, l
 		c.Environ = []string{"NODE_EXTRA_CA_CERTS=" + sim.CAFile(), "SSL_CERT_FILE=" + sim.CAFile()}
 	})
 	return f, sim, l
@@ -280,4 +280,9 @@ func TestRealCopyTalksToThePlatformAndFollowsARotation(t *testing.T) {
 	if strings.Contains(seen.String(), first.RefreshToken) || strings.Contains(seen.String(), "refreshToken") {
 		t.Error("a refresh token was in the sandbox")
 	}
+}
+
+func (l *logins) Login(context.Context, hub.ProfileID) (bool, string, error) {
+	login, generation := l.current()
+	return l.sim.Live(login.AccessToken), fmt.Sprint(generation), nil
 }

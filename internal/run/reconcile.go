@@ -2,10 +2,8 @@ package run
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/store"
@@ -14,9 +12,10 @@ import (
 const interrupted = "interrupted: the process that ran it is gone"
 
 // Reconcile gives a verdict to the runs whose process has died without doing so,
-// and removes what they left. It is cheap when there are none, may be called by
+// and removes what they left; those that may be parked are parked again, a few
+// times. It also ends what has been parked for too long. It is cheap when there are none, may be called by
 // any number of processes at once, and leaves runs alone that are under way or
-// just starting. It returns how many it closed.
+// just starting. It returns how many it closed or parked.
 func (r *Runner) Reconcile(ctx context.Context) (int, error) {
 	open, err := r.cfg.Store.Runs(ctx, store.Filter{Running: true})
 	if err != nil {
@@ -25,6 +24,11 @@ func (r *Runner) Reconcile(ctx context.Context) (int, error) {
 	closed := 0
 	var errs []error
 	for _, record := range open {
+		if p := record.Parked; p != nil { // nobody has to have it
+			if _, _, over := overdue(p, r.cfg.Now()); !over {
+				continue
+			}
+		}
 		done, err := r.reconcile(ctx, record)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("closing run %s: %w", record.ID, err))
@@ -52,52 +56,45 @@ func (r *Runner) reconcile(ctx context.Context, record hub.Run) (bool, error) {
 	default:
 		defer dir.close()
 	}
-	if dir != nil { // first: without a verdict, the next one comes back for what is left
-		if err := errors.Join(dir.clean(), removeIfThere(dir.in(controlFile))); err != nil {
-			return false, err
-		}
+	// The row that was listed may be older than the lock.
+	if record, err = r.cfg.Store.Run(ctx, record.ID); err != nil || record.Verdict != "" {
+		return false, err
 	}
-	record.Verdict, record.Reason, record.ExitCode = hub.VerdictFailed, interrupted, -1
-	record.Ended = r.cfg.Now().UTC()
-	err = r.cfg.Store.UpdateRun(ctx, record)
+	verdict, reason := hub.VerdictFailed, interrupted
+	switch {
+	case record.Parked != nil:
+		var over bool
+		if verdict, reason, over = overdue(record.Parked, r.cfg.Now()); !over {
+			return false, nil
+		}
+	case dir != nil && isKept(dir.path):
+		if record.Interruptions++; record.Interruptions <= maxInterruptions {
+			return true, r.parkInterrupted(ctx, dir, record)
+		}
+		reason = fmt.Sprintf("interrupted %d times: the process that ran it is gone", record.Interruptions)
+		record.ExitCode = -1
+	default:
+		record.ExitCode = -1
+	}
+	_, err = r.finish(ctx, dir, record, verdict, reason)
 	if errors.Is(err, hub.ErrConflict) {
 		return false, nil // its process, or another reconciler, was faster
 	}
-	if err != nil {
-		return false, err
-	}
-	r.cfg.Log.Info("a run was interrupted", "run", record.ID)
-	if dir == nil {
-		return true, nil
-	}
-	return true, dir.appendVerdict(record)
+	r.cfg.Log.Info("a run was interrupted", "run", record.ID, "verdict", verdict)
+	return err == nil, err
 }
 
-// appendVerdict ends the log of a run whose process could not. The last line may
-// be cut in its middle: the verdict starts a new one.
-func (d *directory) appendVerdict(r hub.Run) error {
-	line, err := json.Marshal(Note{Type: NoteType, Subtype: NoteVerdict, Run: r.ID, Verdict: r.Verdict, Text: r.Reason})
-	if err != nil {
+// parkInterrupted parks a run whose process has died, for the next one that
+// resumes runs.
+func (r *Runner) parkInterrupted(ctx context.Context, dir *directory, record hub.Run) error {
+	record.AgentSession = r.rescueSession(dir, record)
+	if err := errors.Join(dir.clean(), removeIfThere(dir.in(controlFile))); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(d.in(eventsFile), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
+	record.Parked = &hub.Parking{Cause: hub.ParkedForRestart, Reason: interrupted, Since: r.cfg.Now().UTC()}
+	if err := r.cfg.Store.UpdateRun(ctx, record); err != nil {
 		return err
 	}
-	defer f.Close()
-	end, err := f.Seek(0, 2)
-	if err != nil {
-		return err
-	}
-	last := []byte{'\n'}
-	if end > 0 {
-		if _, err := f.ReadAt(last, end-1); err != nil {
-			return err
-		}
-	}
-	if last[0] != '\n' {
-		line = append([]byte{'\n'}, line...)
-	}
-	_, err = f.Write(append(line, '\n'))
-	return err
+	r.cfg.Log.Info("a run was interrupted, and is parked", "run", record.ID, "interruptions", record.Interruptions)
+	return dir.append(Note{Subtype: NoteParked, Run: record.ID, Text: interrupted})
 }

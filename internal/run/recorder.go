@@ -35,6 +35,8 @@ type Note struct {
 // The subtypes of notes.
 const (
 	NoteStarted = "started" // the first entry
+	NoteResumed = "resumed" // a parked run goes on
+	NoteParked  = "parked"  // Text is the reason; the run goes on by itself
 	NoteGarbage = "garbage" // Text was printed where an event was due
 	NoteDropped = "dropped" // an event was too long to keep
 	NoteCut     = "cut"     // the log is full; what follows is lost
@@ -58,6 +60,17 @@ type recorder struct {
 	session string           // the CLI's session
 	result  *agent.Result    // its last one
 	limit   *agent.RateLimit // the last one
+}
+
+// newRecorder returns a recorder on a log, which may hold an earlier attempt of
+// the run already.
+func newRecorder(file *os.File, forward func([]byte), limit int64) *recorder {
+	r := &recorder{file: file, forward: forward, max: limit}
+	if info, err := file.Stat(); err == nil {
+		r.size = info.Size()
+	}
+	r.full = r.size >= limit-logReserve
+	return r
 }
 
 // Write never fails: a log that cannot be written is told at the end, and does

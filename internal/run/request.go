@@ -53,6 +53,11 @@ type Request struct {
 	Resume  hub.RunID
 	session string // the CLI's name of it
 
+	// Park puts the run aside, without a verdict, where it would end for want of a
+	// login or of the plan's window, or because its process stops or dies. Somebody
+	// must call [Resumer.Start] on the directory then.
+	Park bool `json:"-"`
+
 	// Plan is what the placeholder says of the profile's plan. The zero value
 	// says nothing, and the CLI then treats the plan as unknown.
 	Plan Plan
@@ -71,11 +76,8 @@ func (r Request) invocation() agent.Invocation {
 
 // check returns req with its defaults, and Dir with its links resolved.
 func (r *Runner) check(req Request) (Request, error) {
-	switch {
-	case r.cfg.Agent == "":
-		return req, hub.Hint(fmt.Errorf("%w: the claude CLI", hub.ErrNotFound), "get it with `claude-hub agent install`")
-	case r.cfg.Driver == nil || r.cfg.Gateway == nil:
-		return req, fmt.Errorf("%w: this hub has no sandbox or no gateway", hub.ErrNotFound)
+	if err := r.checkParts(); err != nil {
+		return req, err
 	}
 	if req.Profile.ID == "" || req.Profile.Name == "" {
 		return req, fmt.Errorf("%w: the run names no profile", hub.ErrInvalid)
@@ -96,6 +98,17 @@ func (r *Runner) check(req Request) (Request, error) {
 	var err error
 	req.Dir, err = r.checkWorkspace(req.Dir)
 	return req, err
+}
+
+// checkParts reports what this runner lacks to run anything.
+func (r *Runner) checkParts() error {
+	switch {
+	case r.cfg.Agent == "":
+		return hub.Hint(fmt.Errorf("%w: the claude CLI", hub.ErrNotFound), "get it with `claude-hub agent install`")
+	case r.cfg.Driver == nil || r.cfg.Gateway == nil:
+		return fmt.Errorf("%w: this hub has no sandbox or no gateway", hub.ErrNotFound)
+	}
+	return nil
 }
 
 func checkPrompt(prompt string) error {

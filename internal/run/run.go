@@ -4,12 +4,17 @@
 //
 //  1. The run is in the store before anything is spent, and gets exactly one
 //     verdict; if this process dies first, [Runner.Reconcile] in any other one
-//     gives it.
+//     gives it, or parks the run.
 //  2. However the run ends (by itself, a limit, a cancel, a panic of the caller's
 //     sink), its sandbox is gone, its lease revoked and its private home removed
 //     when [Runner.Run] returns.
 //  3. No token is in the store, the event log or what the sink is given.
-//  4. What the CLI prints is bounded before it is kept, and garbage is an entry
+//  4. A run that may be parked ([Request.Park]) survives the want of a login, a
+//     used-up window and the end of its process: it has no verdict until a
+//     [Resumer] has gone on with it, in the CLI's session where there is one. What
+//     it did after the session was last saved may be done twice. The number of
+//     attempts, of deaths of the process and of days is bounded.
+//  5. What the CLI prints is bounded before it is kept, and garbage is an entry
 //     in the log, not an error.
 //
 // Any number of processes may run at once on one hub directory: a run is alive
@@ -90,6 +95,9 @@ type Config struct {
 	Agent   string
 	Driver  sandbox.Driver
 	Gateway Gateway
+
+	// Logins is asked what parked runs wait for. Nil: they only wait for time to pass.
+	Logins Logins
 
 	// Platform serves [hub.DeliveryCopy]. Nil: such runs are refused.
 	Platform Platform
@@ -185,9 +193,11 @@ func withDefaults(l sandbox.Limits) sandbox.Limits {
 // has returned. A sink that blocks holds up the CLI, but neither the end of ctx
 // nor the timeout. The end of ctx cancels the run.
 //
-// The error is nil whenever the run has a verdict in the store, whatever it is.
+// The error is nil whenever the run has a verdict in the store, whatever it is,
+// or is parked, see [Request.Park].
 // A request that is refused (hub.ErrInvalid and its like) leaves no run behind.
 func (r *Runner) Run(ctx context.Context, req Request, sink func(line []byte)) (hub.Run, error) {
+	asked := req
 	req, err := r.check(req)
 	if err != nil {
 		return hub.Run{}, err
@@ -202,6 +212,7 @@ func (r *Runner) Run(ctx context.Context, req Request, sink func(line []byte)) (
 	record := hub.Run{
 		ID: hub.NewRunID(started), Profile: req.Profile.Name, Dir: req.Dir, Prompt: excerpt(req.Prompt, maxPrompt),
 		Model: req.Model, Delivery: req.Delivery, Started: started,
+		Attempts: 1,
 	}
 	// The lock is held before the row can be seen: a row without a verdict whose
 	// lock is free belongs to nobody.
@@ -210,10 +221,19 @@ func (r *Runner) Run(ctx context.Context, req Request, sink func(line []byte)) (
 		return hub.Run{}, fmt.Errorf("making the run's directory: %w", err)
 	}
 	defer dir.close()
-	if err := r.cfg.Store.CreateRun(ctx, record); err != nil {
+	asked.Dir = req.Dir
+	mark := ""
+	if req.Park {
+		mark = r.markOf(ctx, req.Profile.ID)
+		err = dir.keep(kept{Request: asked, Mark: mark})
+	}
+	if err == nil {
+		err = r.cfg.Store.CreateRun(ctx, record)
+	}
+	if err != nil {
 		os.RemoveAll(dir.path)
 		return hub.Run{}, err
 	}
-	x := &execution{Runner: r, req: req, record: record, dir: dir, log: r.cfg.Log.With("run", record.ID)}
+	x := &execution{Runner: r, asked: asked, req: req, mark: mark, record: record, dir: dir, log: r.cfg.Log.With("run", record.ID)}
 	return x.run(ctx, sink)
 }

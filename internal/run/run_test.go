@@ -31,7 +31,7 @@ func TestADoneRun(t *testing.T) {
 		ID: r.ID, Profile: "default", Dir: f.workspace, Prompt: "succeed please [secret]", Model: "sonnet", Delivery: hub.DeliveryGateway,
 		Started: r.Started, Ended: r.Ended, Verdict: hub.VerdictDone, Result: "all done",
 		Usage:        hub.Usage{Requests: 2, InputTokens: 10, Cost: 42},
-		AgentSession: "0f0e0d0c-0000-4000-8000-000000000001",
+		AgentSession: "0f0e0d0c-0000-4000-8000-000000000001", Attempts: 1,
 	}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Errorf("the record (-want +got):\n%s", diff)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/secret"
 )
@@ -22,24 +21,24 @@ const maxSessionFile = 64 << 20
 // keepSession saves the CLI's transcript from the private home, which is about
 // to be removed, so that a later run can go on where this one ended. The home is
 // what the job made of it: nothing in it is followed out of it.
-func (x *execution) keepSession() error {
-	if (agent.Invocation{Prompt: "-", Resume: x.record.AgentSession}).Check() != nil || x.record.AgentSession == "" {
+func keepSession(d *directory, session string) error {
+	if !sessionName(session) {
 		return nil // not a name that could be looked for
 	}
-	root, err := os.OpenRoot(x.dir.in(homeDir)) // the job can change everything in it, but not itself
+	root, err := os.OpenRoot(d.in(homeDir)) // the job can change everything in it, but not itself
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	project, text, err := findTranscript(root, x.record.AgentSession+".jsonl")
+	project, text, err := findTranscript(root, session+".jsonl")
 	if err != nil || project == "" {
 		return err
 	}
-	dir := filepath.Join(x.dir.in(sessionDir), project)
+	dir := filepath.Join(d.in(sessionDir), project)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, x.record.AgentSession+".jsonl"), secret.Scrub(text), 0o600)
+	return os.WriteFile(filepath.Join(dir, session+".jsonl"), secret.Scrub(text), 0o600)
 }
 
 // maxProjects bounds the directories in which a transcript is looked for. The CLI
@@ -108,8 +107,8 @@ func (r *Runner) findSession(ctx context.Context, req *Request) error {
 		return hub.Hint(fmt.Errorf("%w: run %s was of profile %s in %s", hub.ErrInvalid, before.ID, before.Profile, before.Dir),
 			"go on with a run of the same profile, in the same directory")
 	}
-	_, err = os.Stat(filepath.Join(r.directory(before.ID), sessionDir))
-	if errors.Is(err, fs.ErrNotExist) || before.AgentSession == "" || before.Verdict == "" {
+	left, err := hasSession(r.directory(before.ID))
+	if err == nil && !left || before.AgentSession == "" || before.Verdict == "" {
 		return hub.Hint(fmt.Errorf("%w: run %s has left no session", hub.ErrInvalid, before.ID), "start afresh, without the run")
 	}
 	req.session = before.AgentSession

@@ -63,6 +63,8 @@ func stopped(cause error) (hub.Verdict, string) {
 	switch {
 	case errors.Is(cause, errTimedOut), errors.Is(cause, context.DeadlineExceeded):
 		return hub.VerdictTimedOut, "the run took longer than it may"
+	case errors.Is(cause, ErrStopping):
+		return hub.VerdictCancelled, "cancelled: the hub stopped"
 	case errors.Is(cause, errSinkPanicked):
 		return hub.VerdictFailed, cause.Error()
 	case errors.Is(cause, errCancelled), errors.Is(cause, context.Canceled):
@@ -146,4 +148,15 @@ func reported(r *agent.Result) hub.Usage {
 		}
 	}
 	return u
+}
+
+// merged is the models of two attempts, in order of first use.
+func merged(a, b []string) []string {
+	all := slices.Clone(a)
+	for _, name := range b {
+		if len(all) < maxModels && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
