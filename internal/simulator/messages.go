@@ -143,13 +143,15 @@ func (s *Simulator) readMessages(r *http.Request) (messageRequest, *reply) {
 // reminder matches what the CLI adds to a person's words.
 var reminder = regexp.MustCompile(`(?s)<system-reminder>.*?</system-reminder>`)
 
-// prompt returns the last message of a person, without the CLI's reminders, and
-// how many answers the model has given since. (Observed: reminders are blocks of
-// the first message, and messages of the role system stand between.)
+// prompt returns the last message of a person that has a script, or else the
+// last one, without the CLI's reminders, and how many answers the model has given
+// since. (Observed: reminders are blocks of the first message, and messages of
+// the role system stand between.)
 func (in messageRequest) prompt() (text string, answered int) {
+	since := 0
 	for _, m := range slices.Backward(in.Messages) {
 		if m.Role == "assistant" {
-			answered++
+			since++
 			continue
 		}
 		if m.Role != "user" || slices.ContainsFunc(m.Content, func(b result) bool { return b.Type == "tool_result" }) {
@@ -160,11 +162,15 @@ func (in messageRequest) prompt() (text string, answered int) {
 			b.WriteString(c.Text)
 			b.WriteByte('\n')
 		}
-		if text = strings.TrimSpace(reminder.ReplaceAllString(b.String(), "")); text != "" {
-			return text, answered
+		said := strings.TrimSpace(reminder.ReplaceAllString(b.String(), ""))
+		if strings.Contains(said, scriptMark) {
+			return said, since
+		}
+		if text == "" {
+			text, answered = said, since
 		}
 	}
-	return "", answered
+	return text, answered
 }
 
 // maxReport bounds what `report` repeats.

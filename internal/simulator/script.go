@@ -31,7 +31,8 @@ import (
 // the tool's result comes back. After the last step the model answers "Done." if
 // it has nothing else to say. Durations are Go's ("10ms", "2s"). A faulty script
 // is answered with the reason, as text. A prompt without a script is answered
-// with a greeting.
+// with a greeting, or, where an earlier one of the conversation had a script, with
+// how that goes on.
 type script []turn
 
 // turn is one answer of the model.
