@@ -66,6 +66,10 @@ type Limits struct {
 
 // Spec says what to run and what it may see.
 type Spec struct {
+	// Name is what the sandbox is for: a run's ID, or a word such as "sign-in". A
+	// driver whose sandboxes can be listed by others shows it there. It may be "".
+	Name string
+
 	Args    []string // the command; Args[0] without a slash is looked up in Env's PATH
 	Env     []string // the whole environment, KEY=VALUE
 	Dir     string   // working directory, inside; "" is Home

@@ -48,7 +48,8 @@ func testNetwork(t *testing.T, d sandbox.Driver) {
 		case said == "answered":
 			t.Errorf("%s answered", attempt)
 		case strings.Contains(attempt, "1.1.1.1") || strings.Contains(attempt, "2606"):
-			if !strings.Contains(said, "unreachable") {
+			// An engine may leave out IPv6 altogether; then there is no address to go from.
+			if !strings.Contains(said, "unreachable") && !strings.Contains(said, "cannot assign requested address") {
 				t.Errorf("%s: %s; want it unreachable at once", attempt, said)
 			}
 		}

@@ -1,0 +1,106 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
+)
+
+// engine is what has to be known of an engine before a container is made.
+type engine struct {
+	podman      bool
+	userns      string // the mode that keeps the user inside the one outside
+	user        string // of the container, "uid:gid"
+	uid, gid    int
+	healthcheck bool // whether the image has one, which would run beside the job
+}
+
+// engine asks the engine once, and again only if it did not answer well.
+func (d *Driver) engine(ctx context.Context) (*engine, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ready != nil {
+		return d.ready, nil
+	}
+	e, err := d.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.ready = e
+	return e, nil
+}
+
+// forget has the engine asked again.
+func (d *Driver) forget() {
+	d.mu.Lock()
+	d.ready = nil
+	d.mu.Unlock()
+}
+
+func (d *Driver) ask(ctx context.Context) (*engine, error) {
+	what := fmt.Sprintf("the %s engine at %s", d.cfg.Kind, d.address.host)
+	if _, err := d.client.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return nil, d.explain(what, err)
+	}
+	e := &engine{}
+	var options []string
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() error {
+		v, err := d.client.ServerVersion(ctx, client.ServerVersionOptions{})
+		for _, c := range v.Components {
+			e.podman = e.podman || strings.HasPrefix(c.Name, "Podman")
+		}
+		return err
+	})
+	all.Go(func() error {
+		r, err := d.client.Info(ctx, client.InfoOptions{})
+		options = r.Info.SecurityOptions
+		return err
+	})
+	all.Go(func() error {
+		i, err := d.client.ImageInspect(ctx, d.cfg.Image)
+		if err == nil && i.Architecture != runtime.GOARCH {
+			return hub.Hint(fmt.Errorf("%w: the image %s is for %s, this machine is %s", hub.ErrInvalid, d.cfg.Image, i.Architecture, runtime.GOARCH), archHint)
+		}
+		e.healthcheck = err == nil && i.Config != nil && i.Config.Healthcheck != nil
+		return err
+	})
+	if err := all.Wait(); err != nil {
+		return nil, d.explain(what, err)
+	}
+	return e, d.chooseUser(e, options)
+}
+
+// chooseUser decides who the job is inside: never root on an engine that is root.
+func (d *Driver) chooseUser(e *engine, options []string) error {
+	has := func(name string) bool {
+		return slices.ContainsFunc(options, func(o string) bool { return o == "name="+name || strings.HasPrefix(o, "name="+name+",") })
+	}
+	e.uid, e.gid = os.Getuid(), os.Getgid()
+	switch rootless := has("rootless"); {
+	case rootless && e.uid == 0:
+		return hub.Hint(fmt.Errorf("%w: the %s engine at %s belongs to another user than claude-hub, which is root", hub.ErrInvalid, d.cfg.Kind, d.address.host), ownerHint)
+	case rootless && e.podman:
+		e.userns = "keep-id"
+	case rootless: // root inside is the user outside
+		e.uid, e.gid = 0, 0
+	case e.uid == 0:
+		e.uid, e.gid = agentUser, agentUser
+		fallthrough
+	default:
+		if has("userns") {
+			e.userns = "host"
+		}
+	}
+	e.user = strconv.Itoa(e.uid) + ":" + strconv.Itoa(e.gid)
+	return nil
+}

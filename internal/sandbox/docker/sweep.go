@@ -1,0 +1,129 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
+)
+
+// sweepers bounds how many containers are removed at once.
+const sweepers = 8
+
+// Left reports whether a process of this hub's has died and left a container
+// behind. It asks no engine.
+func (d *Driver) Left() bool {
+	dead, _ := d.deadPlaces()
+	for _, p := range dead {
+		p.abandon()
+	}
+	return len(dead) > 0
+}
+
+// deadPlaces returns the places whose processes are gone, locked. What could be
+// looked at is returned, also with an error.
+func (d *Driver) deadPlaces() ([]*place, error) {
+	entries, err := os.ReadDir(d.cfg.Dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	var dead []*place
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), placePrefix) {
+			continue
+		}
+		p, perr := d.deadPlace(e.Name())
+		if perr != nil {
+			err = perr
+		}
+		if p != nil {
+			dead = append(dead, p)
+		}
+	}
+	return dead, err
+}
+
+// Sweep removes the containers of this hub whose process is gone, running or not,
+// with all that belongs to them, and what is still mounted for them on the host.
+// It returns how many containers there were. Those of a process that lives, of this
+// one or another, stay. It may run beside anything else, another Sweep included.
+func (d *Driver) Sweep(ctx context.Context) (int, error) {
+	if _, err := os.Stat(d.cfg.Dir); os.IsNotExist(err) {
+		return 0, nil // nothing was ever made
+	}
+	dead, lookErr := d.deadPlaces()
+	defer func() {
+		for _, p := range dead {
+			p.abandon()
+		}
+	}()
+	for _, p := range dead {
+		if err := p.unmount(); err != nil {
+			return 0, err
+		}
+	}
+	ids, err := d.orphans(ctx, dead)
+	if err != nil {
+		return 0, err
+	}
+	removed, err := d.removeAll(ctx, ids)
+	if err != nil {
+		return removed, err
+	}
+	for _, p := range dead {
+		if err := p.remove(); err != nil {
+			return removed, fmt.Errorf("removing what a container has left: %w", err)
+		}
+	}
+	dead = nil
+	return removed, lookErr
+}
+
+// orphans lists the containers of this hub that belong to a dead place, or to none.
+func (d *Driver) orphans(ctx context.Context, dead []*place) ([]string, error) {
+	id, err := d.hubID()
+	if err != nil {
+		return nil, err
+	}
+	list, err := d.client.ContainerList(ctx, client.ContainerListOptions{
+		All: true, Filters: make(client.Filters).Add("label", LabelHub+"="+id),
+	})
+	if err != nil {
+		return nil, d.explain("listing the hub's containers", err)
+	}
+	gone := map[string]bool{}
+	for _, p := range dead {
+		gone[p.id] = true
+	}
+	var ids []string
+	for _, c := range list.Items {
+		at := c.Labels[labelPlace]
+		if _, err := os.Stat(d.cfg.Dir + "/" + placePrefix + at); gone[at] || at != "" && os.IsNotExist(err) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
+}
+
+func (d *Driver) removeAll(ctx context.Context, ids []string) (int, error) {
+	var removed atomic.Int64
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(sweepers)
+	for _, id := range ids {
+		all.Go(func() error {
+			if err := d.removeContainer(ctx, id); err != nil {
+				return d.explain("removing a container", err)
+			}
+			if n := removed.Add(1); n%50 == 0 {
+				d.log.Info("removing containers of runs that have died", "removed", n, "of", len(ids))
+			}
+			return nil
+		})
+	}
+	err := all.Wait()
+	return int(removed.Load()), err
+}
