@@ -143,7 +143,7 @@ func explain(err error, base string, at Progress, said []string) error {
 		}
 		return false
 	}
-	hint := "the lines above are the engine's; `claude-hub image build --json` shows all of them"
+	hint := "`claude-hub image build --verbose` shows all that the engine says"
 	switch {
 	case has("no space left on device"):
 		hint = "make room where the engine keeps its images (`docker system prune`), and build again"

@@ -142,7 +142,8 @@ func readSBOM(ctx context.Context, engine *client.Client, id string) (json.RawMe
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		engine.ContainerRemove(ctx, made.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}) //nolint:errcheck // the next Inspect does it then
+		// Where this fails, a later removeReaders does it.
+		engine.ContainerRemove(ctx, made.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	}()
 	copied, err := engine.CopyFromContainer(ctx, made.ID, client.CopyFromContainerOptions{SourcePath: SBOMPath})
 	if errdefs.IsNotFound(err) {
