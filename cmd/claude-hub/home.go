@@ -29,6 +29,15 @@ type config struct {
 	// RecoveryRecipients are age public keys ("age1…") that can open every record
 	// written from now on, beside the hub's own key. None is needed.
 	RecoveryRecipients []string `yaml:"recovery_recipients"`
+	// TrustedSenders are the hubs whose bundles are imported without --from, as
+	// `claude-hub key show` prints them there: "hubsig1…".
+	TrustedSenders []string `yaml:"trusted_senders"`
+	// Sandbox is what confines runs: auto, bubblewrap, docker or podman. Empty is
+	// auto; CLAUDE_HUB_SANDBOX outranks it.
+	Sandbox string `yaml:"sandbox"`
+	// Image is what containers of runs are made of. Empty is what `claude-hub image
+	// build` has made.
+	Image string `yaml:"image"`
 	// Listen is where the daemon serves the operator's page, host:port. Nil means
 	// 127.0.0.1:3002 if that is free; "" or "off" means nowhere.
 	Listen *string `yaml:"listen"`
@@ -45,6 +54,17 @@ const configTemplate = `# claude-hub's settings. Every key may be left out.
 # hub's own key: the way back to your login when that key is lost. Make one with
 # age-keygen and keep its secret half off this machine.
 recovery_recipients: []
+
+# Hubs of yours (hubsig1…) whose bundles are imported without --from: what
+# claude-hub key show prints there as sender.
+trusted_senders: []
+
+# What confines runs: bubblewrap, docker, podman, or auto, which takes the first
+# of these that works here.
+sandbox: auto
+
+# The image of runs in containers; "" is the one of claude-hub image build.
+image: ""
 
 # Where the daemon serves the operator's page, for sign-ins without a terminal;
 # "off" for nowhere. Other machines reach it through a proxy with TLS, whose

@@ -196,35 +196,3 @@ func (a *app) showCapture(p hub.Profile, r login.Result) error {
 	fmt.Fprintf(a.stdout, "\nNext: %s\n", a.style(a.stdout, bold, strings.Trim(forProfile("`claude-hub run \"explain this repository\"`", string(p.Name)), "`")))
 	return nil
 }
-
-func (a *app) importCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "import DIR",
-		Short: "Adopt a login that was captured by copying ~/.claude",
-		Long: `Takes over a captured config directory: a copy of ~/.claude, the home that holds
-one, or an older project's ~/.claude-hub. The files there stay as they are. As
-long as something else uses the same login, each will sign the other out; a fresh
-` + "`claude-hub login`" + ` is better.`,
-		Args:              args(want("DIR")),
-		ValidArgsFunction: firstArg(completeDirs),
-	}
-	profile := a.profileFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error { return a.importDir(c.Context(), args[0], *profile) }
-	return c
-}
-
-func (a *app) importDir(ctx context.Context, dir, profile string) error {
-	h, err := a.openHome()
-	if err != nil {
-		return err
-	}
-	l, err := a.newLogin(h, "", 0)
-	if err != nil {
-		return err
-	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return fmt.Errorf("finding %s: %w", dir, err)
-	}
-	return a.capture(ctx, h, profile, func(p hub.Profile) (login.Result, error) { return l.Import(ctx, p, abs) })
-}
