@@ -106,10 +106,11 @@ func (r *Refresher) Hold(ctx context.Context, profile hub.ProfileID) (*Hold, err
 	return &Hold{p, lock}, nil
 }
 
-// Settled returns nil when it is known of every refresh so far what became of it,
-// and an hub.ErrConflict when one was interrupted: the newest generation may be
-// spent then.
-func (h *Hold) Settled() error {
+// Settled returns nil when the refresh token of the newest generation, gen, is
+// known to be unspent as far as this hub goes. It is hub.ErrConflict when a
+// refresh was interrupted or is in doubt, and hub.ErrLoginRequired when only a
+// sign-in helps.
+func (h *Hold) Settled(gen hub.Generation) error {
 	dirs, err := h.place.attempts()
 	if err != nil {
 		return err
@@ -117,6 +118,16 @@ func (h *Hold) Settled() error {
 	if len(dirs) > 0 {
 		return hub.Hint(fmt.Errorf("%w: a refresh was interrupted, and what became of it is not known yet", hub.ErrConflict),
 			"finish it with `claude-hub refresh`, or sign in again with `claude-hub login`")
+	}
+	st, err := h.place.readState()
+	if err != nil {
+		return err
+	}
+	switch st = st.of(gen); {
+	case st.Health == hub.HealthLoginRequired:
+		return loginRequired(st.Reason)
+	case st.Dead || st.Doubt:
+		return hub.Hint(fmt.Errorf("%w: whether the login was rotated is not known yet: %s", hub.ErrConflict, st.Reason), "find it out with `claude-hub refresh`")
 	}
 	return nil
 }

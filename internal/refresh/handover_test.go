@@ -226,7 +226,7 @@ func TestHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := hold.Settled(); err != nil {
+	if err := hold.Settled(1); err != nil {
 		t.Errorf("Settled = %v", err)
 	}
 	ended := make(chan error, 1)
@@ -244,10 +244,10 @@ func TestHold(t *testing.T) {
 	if hold, err = r.Hold(t.Context(), w.profile.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := hold.Settled(); !errors.Is(err, hub.ErrConflict) || hub.HintOf(err) == "" {
+	if err := hold.Settled(1); !errors.Is(err, hub.ErrConflict) || hub.HintOf(err) == "" {
 		t.Errorf("Settled after an interrupted refresh = %v; want ErrConflict with a hint", err)
 	}
-	if err := errors.Join(hold.Forget(), hold.Settled()); err != nil {
+	if err := errors.Join(hold.Forget(), hold.Settled(1)); err != nil {
 		t.Errorf("Settled after Forget = %v", err)
 	}
 	hold.Release()
