@@ -102,7 +102,12 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 		Version:       version(),
 	}
 	root.SetVersionTemplate("claude-hub {{.Version}}\n")
-	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return a.chooseProfile(c) }
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if err := c.ValidateFlagGroups(); err != nil { // cobra would do it later, and not call it usage
+			return hub.Hint(usageError{err}, fmt.Sprintf("see `%s --help`", c.CommandPath()))
+		}
+		return a.chooseProfile(c)
+	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return hub.Hint(usageError{err}, fmt.Sprintf("see `%s --help`", c.CommandPath()))
 	})
@@ -112,7 +117,7 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 		a.exportCommand(), a.restoreCommand(), a.keyCommand(),
 		a.statusCommand(), a.checkCommand(), a.refreshCommand(), a.refreshHelperCommand(),
 		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
-		a.serveCommand(), a.operatorCommand(), a.agentCommand(), a.demoCommand(), a.versionCommand(),
+		a.serveCommand(), a.operatorCommand(), a.agentCommand(), a.imageCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	root.SetHelpCommand(helpCommand(root))
