@@ -63,6 +63,7 @@ type SignIn struct {
 	Step    int             `json:"step,omitempty"`    // grows with each change
 	Link    string          `json:"link,omitempty"`    // for the owner's browser
 	Trouble string          `json:"trouble,omitempty"` // why the last code was not taken
+	Note    string          `json:"note,omitempty"`    // what else the owner should know, such as where the CLI runs
 	Expires time.Time       `json:"expires,omitzero"`  // when it is given up
 	Ended   time.Time       `json:"ended,omitzero"`
 

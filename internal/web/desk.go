@@ -223,6 +223,11 @@ func (o *owner) Trouble(message string) {
 	o.desk.change(o.signIn, func(v *api.SignIn) { v.State, v.Trouble = api.SignInStarting, message })
 }
 
+// Note shows a line beside the state.
+func (o *owner) Note(text string) {
+	o.desk.change(o.signIn, func(v *api.SignIn) { v.Note = text })
+}
+
 // Capturing shows that the CLI has the login.
 func (o *owner) Capturing() {
 	o.desk.change(o.signIn, func(v *api.SignIn) { v.State, v.Trouble = api.SignInCapturing, "" })

@@ -48,6 +48,9 @@ type UI interface {
 	Trouble(message string)
 	// Capturing says that the CLI has the login and that the hub takes it now.
 	Capturing()
+	// Note says something that the owner should know, such as where the CLI runs. A
+	// later note replaces it.
+	Note(text string)
 }
 
 // Request is one sign-in.

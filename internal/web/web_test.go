@@ -64,6 +64,7 @@ func (h *fakeHub) SignIn(ctx context.Context, req web.Request, ui web.UI) (web.R
 			return web.Result{}, hub.Hint(errors.New("the disk <b>is</b> full"), "make room")
 		case code.Equal(secret.New("right#fake")):
 			ui.Capturing()
+			ui.Note("in a <fake> place")
 			if hold != nil {
 				<-hold
 			}
