@@ -31,7 +31,7 @@ demo: parts build
 	PATH="$(CURDIR)/$(AGENT)/node_modules/.bin:$$PATH" bin/claude-hub demo $(DEMO)
 
 test: setup lint
-	@scripts/debian-packages gcc libc6-dev:gcc git
+	@scripts/debian-packages gcc libc6-dev:gcc git chromium
 	go test -race -timeout 20m ./...
 
 # The linter is pinned in a module of its own, so that its dependencies are not ours. The database

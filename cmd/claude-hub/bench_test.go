@@ -84,7 +84,7 @@ func newBed(b *testing.B) bed {
 	b.Cleanup(func() { sim.Close() })
 	t := bed{B: b, hub: program(b), claude: hubtest.Claude(b), dir: b.TempDir(), sim: sim}
 	t.environ = append([]string{
-		"HOME=" + t.dir, "CLAUDE_HUB_DIR=" + filepath.Join(t.dir, "hub"), "PATH=" + filepath.Dir(t.claude) + ":" + os.Getenv("PATH"),
+		"HOME=" + t.dir, "CLAUDE_HUB_DIR=" + filepath.Join(t.dir, "hub"), "CLAUDE_HUB_LISTEN=off", "PATH=" + filepath.Dir(t.claude) + ":" + os.Getenv("PATH"),
 	}, sim.Environ()...)
 	t.signIn(filepath.Join(t.dir, ".claude"))
 	t.timed(t.command(t.hub, "init"))

@@ -127,7 +127,7 @@ func (a *app) newDemo(o demoOptions) (*demo, error) {
 		return nil, err
 	}
 	d.environ = append([]string{
-		"HOME=" + dir, "CLAUDE_HUB_DIR=" + d.hubDir(), "PATH=" + filepath.Dir(claude) + ":" + a.getenv("PATH"), "LANG=C.UTF-8",
+		"HOME=" + dir, "CLAUDE_HUB_DIR=" + d.hubDir(), "CLAUDE_HUB_LISTEN=off", "PATH=" + filepath.Dir(claude) + ":" + a.getenv("PATH"), "LANG=C.UTF-8",
 	}, d.sim.Environ()...)
 	return d, nil
 }
