@@ -16,6 +16,9 @@ package docker
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,8 +28,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/moby/moby/client"
 
@@ -47,7 +48,8 @@ type Config struct {
 	// driver's name.
 	Kind string
 	// Dir is a directory of the hub's own, for what containers need while they
-	// live. It is made, with mode 0700, when it is needed. Hubs may not share one.
+	// live, on this and on other engines. It is made, with mode 0700, when it is
+	// needed. Hubs may not share one.
 	Dir string
 	// Image is what containers are made of; it must be on the engine already.
 	Image string
@@ -105,6 +107,9 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, hub.Hint(fmt.Errorf("%w: the %s engine's address %q: %w", hub.ErrInvalid, cfg.Kind, at.host, err), addressHint)
 	}
+	// A sweep must not take the containers of another engine for gone.
+	digest := sha256.Sum256([]byte(at.host))
+	cfg.Dir = filepath.Join(cfg.Dir, cfg.Kind+"-"+hex.EncodeToString(digest[:4]))
 	d := &Driver{cfg: cfg, address: at, log: cmp.Or(cfg.Log, slog.Default()), client: c, filter: seccomp.Filter()}
 	d.shimPath = sync.OnceValues(d.findShim)
 	if os.Getuid() == 0 {
@@ -121,6 +126,13 @@ func (d *Driver) Address() string { return d.address.host }
 
 // agentUser is the user inside, where files belong to root outside.
 const agentUser = 1000
+
+// Ready reports whether the engine answers and has the image, without making a
+// container. Start does no more than that by itself.
+func (d *Driver) Ready(ctx context.Context) error {
+	_, err := d.engine(ctx)
+	return err
+}
 
 // Check runs a command in a container that reads a file of this machine's, which
 // it can't where the engine is elsewhere.

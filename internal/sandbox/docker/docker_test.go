@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 		syscall.Exit(shim.Main(os.Args)) // os.Exit takes a second under the race detector
 	}
 	sandboxtest.Main(os.Args)
+	if len(os.Args) > 2 && os.Args[1] == hubArg {
+		os.Exit(hubMain(os.Args))
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -1,0 +1,7 @@
+package docker
+
+// What is fuzzed.
+var (
+	CurrentContext = currentContext
+	ContextHost    = contextHost
+)
