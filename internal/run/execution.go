@@ -186,6 +186,7 @@ func (x *execution) spec(w *way) (sandbox.Spec, error) {
 	limits := x.cfg.Limits
 	limits.Time = x.req.Timeout + 2*x.cfg.Grace + time.Minute // should we hang ourselves
 	return sandbox.Spec{
+		Name:    string(x.record.ID),
 		Args:    append([]string{command}, call.Args()...),
 		Env:     x.environ(w),
 		Dir:     inside,
