@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", home)
 			env.Setenv("CLAUDE_HUB_DIR", filepath.Join(env.WorkDir, "hub"))
 			env.Setenv("CLAUDE_HUB_LISTEN", "127.0.0.1:0") // several daemons at once
-			env.Setenv("BARE_PATH", env.Getenv("PATH")) // without the claude CLI
+			env.Setenv("BARE_PATH", env.Getenv("PATH"))    // without the claude CLI
 			env.Setenv("PATH", env.Getenv("PATH")+":"+claude)
 			for _, kv := range sim.Environ() {
 				name, value, _ := strings.Cut(kv, "=")
@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 			"signin":    cmdSignIn,
 			"browser":   cmdBrowser,
 			"captured":  cmdCaptured,
+			"twice":     cmdTwice,
 			"platform":  cmdPlatform,
 			"counts":    cmdCounts,
 			"await":     cmdAwait,
@@ -79,6 +80,16 @@ func TestScripts(t *testing.T) {
 			"planted":   cmdPlanted,
 			"listening": cmdListening,
 			"replaced":  cmdReplaced,
+			"engine":    cmdEngine,
+			"settle":    cmdSettle,
+			"hide":      cmdHide,
+
+			"containers": cmdContainers,
+			"unmounted":  cmdUnmounted,
+			"hubkeys":   cmdHubKeys,
+			"trusts":    cmdTrusts,
+			"expire":    cmdExpire,
+			"websignin": cmdWebSignIn,
 		},
 	})
 }
@@ -107,20 +118,26 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// signin [PROFILE] signs in through the CLI's own sign-in; the test is the owner
-// at the browser.
+// signin [PROFILE [FLAG...]] signs in through the CLI's own sign-in; the test is the
+// owner at the browser. Without flags it is here, which is the fastest. What the
+// command prints goes into the files signin.out and signin.err.
 func cmdSignIn(ts *testscript.TestScript, _ bool, args []string) {
 	sim := platformOf(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "claude-hub", append([]string{"login", "--profile"}, append(args, "default")[0])...)
+	words := []string{"login", "--profile", append(args, "default")[0], "--in", "here"}
+	if len(args) > 1 {
+		words = append(words[:3], args[1:]...)
+	}
+	cmd := exec.CommandContext(ctx, "claude-hub", words...)
 	cmd.Env = environOf(ts)
 	stdin, err := cmd.StdinPipe()
 	ts.Check(err)
 	stderr, err := cmd.StderrPipe()
 	ts.Check(err)
+	var said, out bytes.Buffer
+	cmd.Stdout = &out
 	ts.Check(cmd.Start())
-	var said bytes.Buffer
 	lines := bufio.NewScanner(io.TeeReader(stderr, &said))
 	for lines.Scan() {
 		if link := linkPattern.FindString(lines.Text()); link != "" {
@@ -133,11 +150,13 @@ func cmdSignIn(ts *testscript.TestScript, _ bool, args []string) {
 	if err := cmd.Wait(); err != nil {
 		ts.Fatalf("signing in: %v\n%s", err, said.String())
 	}
+	ts.Check(os.WriteFile(ts.MkAbs("signin.out"), out.Bytes(), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("signin.err"), said.Bytes(), 0o600))
 }
 
 func environOf(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"HOME", "CLAUDE_HUB_DIR", "PATH", "HTTPS_PROXY", "https_proxy", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"} {
+	for _, name := range []string{"HOME", "CLAUDE_HUB_DIR", "CLAUDE_HUB_LISTEN", "PATH", "HTTPS_PROXY", "https_proxy", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "DOCKER_HOST", "CONTAINER_HOST"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env
@@ -160,7 +179,9 @@ func cmdPlatform(ts *testscript.TestScript, _ bool, args []string) {
 	case "revokes-logins":
 		sim.RevokeLogins()
 	case "is-used-up":
-		sim.SetWindows(simulator.Windows{FiveHour: simulator.Window{Utilization: 1, Reset: time.Now().Add(time.Hour)}})
+		d, err := time.ParseDuration(append(args, "1h")[1])
+		ts.Check(err)
+		sim.SetWindows(simulator.Windows{FiveHour: simulator.Window{Utilization: 1, Reset: time.Now().Add(d)}})
 	case "setup-token":
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(sim.SetupToken()+"\n"), 0o600))
 	default:

@@ -22,6 +22,9 @@ type loginOptions struct {
 	codeFile   string
 	setupToken bool
 	web        bool
+	in         string
+	shell      bool
+	quiet      bool
 	timeout    time.Duration
 }
 
@@ -30,9 +33,17 @@ func (a *app) loginCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "login",
 		Short: "Sign in through the browser and capture the login",
-		Long: `Runs the claude CLI's own sign-in in a clean home, shows its link (and, on a
-terminal, a QR code), takes the code that the page shows, and keeps the login in
-the vault. A profile that does not exist yet is made.
+		Long: `Runs the claude CLI's own sign-in in a clean place, shows its link (and, on a
+terminal, a QR code), takes the code that the page shows, asks the platform whether
+it accepts the login, and keeps it in the vault with the CLI's whole config
+directory. A profile that does not exist yet is made.
+
+The place is a container, if an engine and the image of ` + "`claude-hub image build`" + `
+are there, else a sandbox of bubblewrap's, else this machine itself; --in chooses.
+From the first two, nothing can be reached but the platform.
+
+With --shell you get a shell there and sign in by hand, with ` + "`claude auth login`" + `;
+what is signed in when you leave it is captured. Without a login, nothing changes.
 
 Without a terminal, the code is read from standard input, or from --code-file as
 soon as that file is there.
@@ -56,6 +67,11 @@ the token itself is read from standard input or --code-file.`,
 	c.Flags().StringVar(&o.codeFile, "code-file", "", "read the code from this file when it is there")
 	c.Flags().BoolVar(&o.setupToken, "setup-token", false, "make a one-year token instead of a login")
 	c.Flags().BoolVar(&o.web, "web", false, "sign in on a web page instead of in this terminal")
+	c.Flags().StringVar(&o.in, "in", inAuto, "where the claude CLI signs in: "+strings.Join(places, ", "))
+	c.Flags().BoolVar(&o.shell, "shell", false, "open a shell in that place, and capture the login that you make there")
+	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "don't print the steps")
+	c.MarkFlagsMutuallyExclusive("shell", "setup-token", "web")
+	c.MarkFlagsMutuallyExclusive("shell", "code-file")
 	c.MarkFlagsMutuallyExclusive("web", "setup-token")
 	c.MarkFlagsMutuallyExclusive("web", "code-file")
 	c.Flags().DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for the code")
@@ -73,51 +89,79 @@ func (a *app) login(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
-	agentPath := ""
-	if !o.setupToken || isTerminal(a.stdin) {
-		if agentPath, err = h.agentPath(); err != nil {
+	if o.setupToken && !(o.codeFile == "" && isTerminal(a.stdin)) {
+		l, err := a.newLogin(h, "", o.timeout)
+		if err != nil {
 			return err
 		}
+		return a.capture(ctx, h, *o.profile, func(p hub.Profile) (login.Result, error) { return a.adoptToken(ctx, l, p, o.codeFile) })
 	}
-	l, err := a.newLogin(h, agentPath, o.timeout)
+	if o.shell && !isTerminal(a.stdin) { // before anything is started
+		return hub.Hint(fmt.Errorf("%w: --shell needs a terminal", hub.ErrInvalid), "without one, the code is read from standard input or --code-file")
+	}
+	ui := a.loginUI(o)
+	l, release, err := a.newSignIn(ctx, h, o.in, o.timeout, ui.Progress)
 	if err != nil {
 		return err
 	}
+	defer release()
 	return a.capture(ctx, h, *o.profile, func(p hub.Profile) (login.Result, error) {
-		if o.setupToken {
-			return a.setupToken(ctx, l, p, o.codeFile)
+		in, _ := a.stdin.(*os.File)
+		switch {
+		case o.setupToken:
+			return a.setupToken(ctx, l, p, in)
+		case o.shell:
+			return l.Shell(ctx, p, in, a.screen(), ui)
 		}
-		return l.SignIn(ctx, p, a.loginUI(o.codeFile))
+		return l.SignIn(ctx, p, ui)
 	})
 }
 
+// newLogin returns what captures without a sign-in of the CLI's.
 func (a *app) newLogin(h *home, agentPath string, timeout time.Duration) (*login.Login, error) {
-	return login.New(login.Config{
+	return login.New(a.loginConfig(h, agentPath, timeout))
+}
+
+func (a *app) loginConfig(h *home, agentPath string, timeout time.Duration) login.Config {
+	return login.Config{
 		Vault: h.vault, Agent: agentPath, Dir: filepath.Join(h.dir, "login"), RefreshDir: filepath.Join(h.dir, "refresh"),
 		Environ: a.environ, Timeout: timeout, Log: a.log(),
-	})
+	}
+}
+
+// screen is where a program's screen is passed through to: standard output, or
+// standard error where --json wants the former.
+func (a *app) screen() *os.File {
+	out := a.stdout
+	if a.json {
+		out = a.stderr
+	}
+	f, _ := out.(*os.File)
+	return f
 }
 
 // loginUI talks on standard error, so that --json keeps standard output for the
 // result.
-func (a *app) loginUI(codeFile string) login.UI {
-	if codeFile != "" {
-		return &login.FileUI{Path: codeFile, Out: a.stderr}
+func (a *app) loginUI(o loginOptions) interface {
+	login.UI
+	login.Progress
+} {
+	if o.codeFile != "" {
+		return &login.FileUI{Path: o.codeFile, Out: a.stderr, Quiet: o.quiet}
 	}
 	in, _ := a.stdin.(*os.File)
-	return &login.TerminalUI{In: in, Out: a.stderr}
+	return &login.TerminalUI{In: in, Out: a.stderr, Quiet: o.quiet}
 }
 
-func (a *app) setupToken(ctx context.Context, l *login.Login, p hub.Profile, codeFile string) (login.Result, error) {
-	in, isFile := a.stdin.(*os.File)
-	out, _ := a.stdout.(*os.File)
-	if codeFile == "" && isFile && isTerminal(in) {
-		result, err := l.SetupToken(ctx, p, in, out)
-		if errors.Is(err, hub.ErrInvalid) { // it was mistyped, and is shown only once
-			err = hub.Hint(err, "the token that was shown is still good: hand all of it over with `claude-hub login --setup-token --code-file FILE`")
-		}
-		return result, err
+func (a *app) setupToken(ctx context.Context, l *login.Login, p hub.Profile, in *os.File) (login.Result, error) {
+	result, err := l.SetupToken(ctx, p, in, a.screen())
+	if errors.Is(err, hub.ErrInvalid) { // it was mistyped, and is shown only once
+		err = hub.Hint(err, "the token that was shown is still good: hand all of it over with `claude-hub login --setup-token --code-file FILE`")
 	}
+	return result, err
+}
+
+func (a *app) adoptToken(ctx context.Context, l *login.Login, p hub.Profile, codeFile string) (login.Result, error) {
 	token, err := a.readToken(codeFile)
 	if err != nil {
 		return login.Result{}, err
@@ -193,6 +237,6 @@ func (a *app) showCapture(p hub.Profile, r login.Result) error {
 	for _, w := range r.Warnings {
 		fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, yellow, "warning:"), w)
 	}
-	fmt.Fprintf(a.stdout, "\nNext: %s\n", a.style(a.stdout, bold, strings.Trim(forProfile("`claude-hub run \"explain this repository\"`", string(p.Name)), "`")))
+	fmt.Fprintf(a.stdout, "\nNext: %s\n", a.style(a.stdout, bold, strings.Trim(a.forProfile("`claude-hub run \"explain this repository\"`", string(p.Name)), "`")))
 	return nil
 }

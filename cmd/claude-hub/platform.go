@@ -3,14 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
-	"github.com/claude-hub/claude-hub/internal/door"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/refresh"
 	"github.com/claude-hub/claude-hub/internal/vault"
@@ -74,13 +70,5 @@ func (p platform) Snapshot(ctx context.Context, profile hub.ProfileID) (io.ReadC
 
 // Egress opens a door to the API's host alone.
 func (p platform) Egress(_ context.Context, socket string) (io.Closer, error) {
-	upstream, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: apiHost}})
-	if err != nil {
-		return nil, fmt.Errorf("%w: HTTPS_PROXY is not the address of a proxy", hub.ErrInvalid) // err quotes it, password and all
-	}
-	d, err := door.New(door.Config{Allow: []string{apiHost}, Upstream: upstream})
-	if err != nil {
-		return nil, err
-	}
-	return d, d.StartUnix(socket)
+	return openEgress(socket, apiHost)
 }
