@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,7 +25,8 @@ import (
 
 // childMode, in its environment, makes the test binary a `claude-hub login` of
 // its own, so that a test can send it signals and close its terminal. Its value
-// is "sign-in" or "setup-token".
+// is "sign-in", "setup-token" or "shell"; LOGIN_TEST_PLACE names another place than
+// here.
 const childMode = "LOGIN_TEST_CHILD"
 
 func childMain() int {
@@ -50,15 +53,26 @@ func childLogin(ctx context.Context) (login.Result, error) {
 	}
 	cfg := deskConfig(dir, v)
 	cfg.Agent = os.Getenv("LOGIN_TEST_AGENT")
+	if kind := os.Getenv("LOGIN_TEST_PLACE"); kind != "" {
+		driver, err := newDriver(kind, dir, os.Getenv("LOGIN_TEST_ENGINE"))
+		if err != nil {
+			return login.Result{}, err
+		}
+		cfg.Place = newBox(driver, kind, cfg.Agent, os.Environ(), io.Discard)
+	}
 	l, err := login.New(cfg)
 	if err != nil {
 		return login.Result{}, err
 	}
 	profile := hub.Profile{ID: "p-test", Name: "default"}
-	if os.Getenv(childMode) == "setup-token" {
+	ui := &login.TerminalUI{In: os.Stdin, Out: os.Stdout}
+	switch os.Getenv(childMode) {
+	case "setup-token":
 		return l.SetupToken(ctx, profile, os.Stdin, os.Stdout)
+	case "shell":
+		return l.Shell(ctx, profile, os.Stdin, os.Stdout, ui)
 	}
-	return l.SignIn(ctx, profile, &login.TerminalUI{In: os.Stdin, Out: os.Stdout})
+	return l.SignIn(ctx, profile, ui)
 }
 
 // tty is a child on a terminal of its own, and the person in front of it.
@@ -200,17 +214,29 @@ func (c *tty) exit() int {
 // wantNoProcess waits until no process lives in d's scratch homes.
 func (d *desk) wantNoProcess() {
 	d.t.Helper()
-	eventually(d.t, "the end of every CLI process in "+d.dir, func() bool {
-		paths, err := filepath.Glob("/proc/[0-9]*/environ")
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		for _, path := range paths {
-			b, _ := os.ReadFile(path)
-			if bytes.Contains(b, []byte("HOME="+d.dir)) {
-				return false
+	eventually(d.t, "the end of every CLI process in "+d.dir, func() bool { return len(d.processes()) == 0 })
+}
+
+// processes returns the IDs of the processes that live in d's scratch homes: here
+// by their environment, in a sandbox by what is mounted.
+func (d *desk) processes() []int {
+	d.t.Helper()
+	mounted := []byte(strings.TrimPrefix(d.dir, os.TempDir()) + "/login/signin-")
+	paths, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var pids []int
+	for _, path := range paths {
+		environ, _ := os.ReadFile(path + "/environ") // a process may be gone
+		mounts, _ := os.ReadFile(path + "/mountinfo")
+		if bytes.Contains(environ, []byte("HOME="+d.dir)) || bytes.Contains(mounts, mounted) {
+			pid, err := strconv.Atoi(filepath.Base(path))
+			if err != nil {
+				d.t.Fatal(err)
 			}
+			pids = append(pids, pid)
 		}
-		return true
-	})
+	}
+	return pids
 }

@@ -49,10 +49,10 @@ func (l *Login) Shell(ctx context.Context, profile hub.Profile, in, out *os.File
 	case err != nil:
 		return Result{}, l.leftAsItWas(ctx, profile, err)
 	case errors.Is(fileErr, fs.ErrNotExist), errors.Is(fileErr, hub.ErrNotFound):
-		err := fmt.Errorf("%w: there was no login when the shell ended (%s)", hub.ErrCancelled, ending(p))
+		err := fmt.Errorf("%w: there was no login when the shell ended (%s), so nothing was captured", hub.ErrCancelled, ending(p))
 		return Result{}, l.leftAsItWas(ctx, profile, hub.Hint(err, "in the shell, sign in with `claude auth login` before you leave it"))
 	}
-	return Result{}, l.leftAsItWas(ctx, profile, fmt.Errorf("the login in the shell's home can't be captured: %w", fileErr))
+	return Result{}, l.leftAsItWas(ctx, profile, fmt.Errorf("nothing was captured: the login in the shell's home is no good: %w", fileErr))
 }
 
 func shellCommand(bin, home string) agent.Command {
@@ -63,9 +63,9 @@ func shellCommand(bin, home string) agent.Command {
 func (l *Login) leftAsItWas(ctx context.Context, profile hub.Profile, err error) error {
 	generation, lookErr := l.cfg.Vault.Generation(context.WithoutCancel(ctx), profile.ID, hub.KindLogin)
 	if lookErr != nil || generation == 0 {
-		return hub.Hint(fmt.Errorf("%w; nothing was captured", err), hub.HintOf(err))
+		return err
 	}
-	return hub.Hint(fmt.Errorf("%w; nothing was captured, and the login that the profile has stays as it was (generation %d)", err, generation), hub.HintOf(err))
+	return hub.Hint(fmt.Errorf("%w; the login that the profile has stays as it was (generation %d)", err, generation), hub.HintOf(err))
 }
 
 func ending(p program) string {
