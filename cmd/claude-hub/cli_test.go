@@ -69,6 +69,7 @@ func TestScripts(t *testing.T) {
 			"browser":   cmdBrowser,
 			"captured":  cmdCaptured,
 			"twice":     cmdTwice,
+			"twice":     cmdTwice,
 			"platform":  cmdPlatform,
 			"counts":    cmdCounts,
 			"await":     cmdAwait,

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/api"
@@ -129,12 +131,19 @@ func (e *local) Run(ctx context.Context, req api.RunRequest, event func([]byte))
 	if err != nil {
 		return hub.Run{}, err
 	}
+	asked, err := profile.Allow(hub.Demand{Delivery: req.Delivery, Model: req.Model, Limits: req.Limits, Timeout: req.Timeout})
+	if err != nil {
+		return hub.Run{}, err
+	}
 	return e.runner.Run(ctx, run.Request{
-		Profile: profile, Dir: req.Dir, Prompt: req.Prompt, Model: req.Model, Resume: req.Resume, Timeout: req.Timeout,
-		Limits: req.Limits, Delivery: req.Delivery, AllowedTools: req.AllowedTools,
+		Profile: profile, Dir: req.Dir, Prompt: req.Prompt, Model: asked.Model, Resume: req.Resume, Timeout: asked.Timeout,
+		Limits: asked.Limits, Delivery: asked.Delivery, AllowedTools: req.AllowedTools,
 		Plan: run.Plan{Subscription: status.Plan, RateLimitTier: status.RateLimitTier},
 	}, event)
 }
+
+// defaultLifetime is that of a lease for which nobody says another.
+const defaultLifetime = 24 * time.Hour
 
 // Lease opens a gateway on loopback with a lease of its own.
 func (e *local) Lease(ctx context.Context, req api.LeaseRequest) (server.Lease, error) {
@@ -142,12 +151,17 @@ func (e *local) Lease(ctx context.Context, req api.LeaseRequest) (server.Lease, 
 	if err != nil {
 		return nil, err
 	}
+	asked, err := profile.Allow(hub.Demand{Delivery: hub.DeliveryGateway, Limits: req.Limits, Timeout: req.Limits.Lifetime})
+	if err != nil {
+		return nil, err
+	}
+	asked.Limits.Lifetime = cmp.Or(asked.Timeout, defaultLifetime)
 	// Better an error now than one in the middle of the command's work.
 	if _, _, err := e.refresher.AccessToken(ctx, profile.ID, 0); err != nil {
 		return nil, err
 	}
 	return e.gateway.Open(ctx, gateway.Request{
-		Run: hub.NewRunID(now()), Profile: profile.ID, Limits: req.Limits,
+		Run: hub.NewRunID(now()), Profile: profile.ID, Limits: asked.Limits,
 		Remote: true, // the holder is no sandbox: it has a network of its own
 	})
 }

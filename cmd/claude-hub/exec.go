@@ -33,7 +33,7 @@ There is no sandbox: CMD has your files and your network. Exits with CMD's code.
 	}
 	profile := a.profileFlag(c)
 	limits.flags(c.Flags())
-	c.Flags().DurationVar(&lifetime, "lifetime", 24*time.Hour, "how long the lease lives, at most")
+	c.Flags().DurationVar(&lifetime, "lifetime", 0, "how long the lease lives, at most (default: the profile's timeout, or 24h)")
 	c.Flags().SetInterspersed(false)
 	c.RunE = func(c *cobra.Command, argv []string) error {
 		name, err := hub.ParseProfileName(*profile)

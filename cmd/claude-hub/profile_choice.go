@@ -37,7 +37,11 @@ func (a *app) chooseProfile(c *cobra.Command) error {
 		}
 	}
 	a.profile = f.Value.String()
-	return nil
+	if a.profile == "" && f.DefValue == "" {
+		return nil
+	}
+	_, err := hub.ParseProfileName(a.profile) // before the command asks for anything else
+	return err
 }
 
 // unsaidProfile returns the profile for where the command line names none.
@@ -119,10 +123,14 @@ func (h *home) setDefault(id hub.ProfileID) error {
 
 // unsetDefault has "default" be the default profile again, if id is it.
 func (h *home) unsetDefault(id hub.ProfileID) error {
-	was, err := readDefault(h.dir)
-	if err == nil && was != id {
-		return nil
+	if was, err := readDefault(h.dir); err != nil || was != id {
+		return nil //nolint:nilerr // a setting that can't be read is not this one, and whoever uses it is told
 	}
+	return h.forgetDefault()
+}
+
+// forgetDefault removes what setDefault has set.
+func (h *home) forgetDefault() error {
 	if err := os.Remove(defaultPath(h.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the setting of the default profile: %w", err)
 	}

@@ -48,10 +48,10 @@ and the last line is the run's record.`,
 	o.profile = a.profileFlag(c)
 	f := c.Flags()
 	f.StringVarP(&o.dir, "dir", "d", "", "the workspace (default: the current directory)")
-	f.StringVarP(&o.model, "model", "m", "", "the model (default: the CLI's choice)")
+	f.StringVarP(&o.model, "model", "m", "", "the model (default: the profile's, or the CLI's choice)")
 	f.StringVar(&o.resume, "resume", "", "go on with the conversation of an earlier run, by its ID")
-	f.DurationVar(&o.timeout, "timeout", 30*time.Minute, "how long the run may take")
-	f.StringVar(&o.delivery, "delivery", "", "gateway: no token in the sandbox (the default); copy: a working copy of the captured state, with the access token")
+	f.DurationVar(&o.timeout, "timeout", 0, "how long the run may take (default: the profile's, or 30m)")
+	f.StringVar(&o.delivery, "delivery", "", "gateway: no token in the sandbox (the default, if the profile has no other); copy: a working copy of the captured state, with the access token")
 	f.StringSliceVar(&o.tools, "allowed-tools", nil, "the CLI's tools to allow (default: all)")
 	o.limits.flags(f)
 	c.MarkFlagDirname("dir")                                         //nolint:errcheck // it fails only for a flag that isn't there
@@ -66,8 +66,8 @@ func (a *app) run(ctx context.Context, o runOptions, prompt string) error {
 	if err != nil {
 		return err
 	}
-	if req.Delivery == hub.DeliveryCopy {
-		fmt.Fprintln(a.stderr, a.style(a.stderr, yellow, "warning:")+" --delivery copy puts a real access token into the sandbox")
+	if a.delivery(ctx, req) == hub.DeliveryCopy {
+		fmt.Fprintln(a.stderr, a.style(a.stderr, yellow, "warning:")+" the delivery \"copy\" puts a real access token into the sandbox")
 	}
 	e, err := a.openEngine(ctx)
 	if err != nil {
@@ -85,6 +85,22 @@ func (a *app) run(ctx context.Context, o runOptions, prompt string) error {
 		return err
 	}
 	return verdictError(r)
+}
+
+// delivery returns what the run will be given, as far as can be told before.
+func (a *app) delivery(ctx context.Context, req api.RunRequest) hub.Delivery {
+	if req.Delivery != "" {
+		return req.Delivery
+	}
+	h, err := a.openHome()
+	if err != nil {
+		return ""
+	}
+	p, err := h.profile(ctx, string(req.Profile))
+	if err != nil {
+		return ""
+	}
+	return p.Policy.Delivery
 }
 
 func (a *app) runRequest(o runOptions, prompt string) (api.RunRequest, error) {
@@ -345,7 +361,7 @@ func (o *limitOptions) flags(f flagSet) {
 }
 
 func (o limitOptions) limits() (hub.Limits, error) {
-	if o.requests < 0 || o.tokens < 0 || o.cost < 0 || o.cost > 1e6 || o.parallel < 0 {
+	if o.requests < 0 || o.tokens < 0 || !(o.cost >= 0 && o.cost <= 1e6) || o.parallel < 0 {
 		return hub.Limits{}, fmt.Errorf("%w: a limit is negative or absurd", hub.ErrInvalid)
 	}
 	return hub.Limits{Requests: o.requests, Tokens: o.tokens, Cost: hub.MicroUSD(o.cost * 1e6), Models: o.models, Parallel: o.parallel}, nil

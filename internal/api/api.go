@@ -23,9 +23,9 @@ type RunRequest struct {
 	Profile      hub.ProfileName `json:"profile"` // empty: hub.DefaultProfile
 	Dir          string          `json:"dir"`     // the workspace, absolute
 	Prompt       string          `json:"prompt"`
-	Model        string          `json:"model,omitempty"`   // empty: the CLI's choice
+	Model        string          `json:"model,omitempty"`   // empty: the profile's, or the CLI's choice
 	Resume       hub.RunID       `json:"resume,omitempty"`  // an earlier run, whose conversation to go on with
-	Timeout      time.Duration   `json:"timeout,omitempty"` // nanoseconds; zero: 30 minutes
+	Timeout      time.Duration   `json:"timeout,omitempty"` // nanoseconds; zero: the profile's, or 30 minutes
 	Limits       hub.Limits      `json:"limits"`
 	Delivery     hub.Delivery    `json:"delivery,omitempty"`
 	AllowedTools []string        `json:"allowed_tools,omitempty"` // empty: all tools
@@ -43,7 +43,7 @@ type RunLine struct {
 // body of POST /api/v1/leases.
 type LeaseRequest struct {
 	Profile hub.ProfileName `json:"profile"`
-	Limits  hub.Limits      `json:"limits"`
+	Limits  hub.Limits      `json:"limits"` // Lifetime zero: the profile's timeout, or 24 hours
 }
 
 // Lease is the one line of the answer to POST /api/v1/leases. The lease token is
