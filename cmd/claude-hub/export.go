@@ -12,7 +12,6 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/bundle"
 	"github.com/claude-hub/claude-hub/internal/hub"
-	"github.com/claude-hub/claude-hub/internal/vault"
 )
 
 func (a *app) keyCommand() *cobra.Command {
@@ -32,15 +31,11 @@ Compare them by a way that nobody can tamper with.`,
 			if err != nil {
 				return err
 			}
-			key, err := vault.ReadKey(keyPath(h.dir))
-			if err != nil {
-				return err
-			}
-			sender := bundle.FormatSender(key.SigningKey())
+			sender := bundle.FormatSender(h.key.SigningKey())
 			if a.json {
-				return a.printJSON(map[string]string{"recipient": key.Recipient(), "sender": sender})
+				return a.printJSON(map[string]string{"recipient": h.key.Recipient(), "sender": sender})
 			}
-			return a.table([][]string{{"recipient", key.Recipient()}, {"sender", sender}})
+			return a.table([][]string{{"recipient", h.key.Recipient()}, {"sender", sender}})
 		},
 	})
 	return c
@@ -49,16 +44,12 @@ Compare them by a way that nobody can tamper with.`,
 // newCarrier returns what carries logins into and out of this hub. stop ends what
 // it needs.
 func (a *app) newCarrier(h *home) (c *bundle.Carrier, stop func(), err error) {
-	key, err := vault.ReadKey(keyPath(h.dir))
-	if err != nil {
-		return nil, nil, err
-	}
 	r, err := a.newRefresher(h, a.log())
 	if err != nil {
 		return nil, nil, err
 	}
 	c, err = bundle.New(bundle.Config{
-		Vault: h.vault, Key: key, Dir: h.dir,
+		Vault: h.vault, Key: h.key, Dir: h.dir,
 		Hold: func(ctx context.Context, id hub.ProfileID) (bundle.Hold, error) { return r.Hold(ctx, id) },
 	})
 	return c, r.Stop, err

@@ -21,6 +21,7 @@ import (
 type home struct {
 	dir    string
 	config config
+	key    vault.Key
 	vault  *vault.Vault
 }
 
@@ -103,7 +104,7 @@ func (a *app) openHome() (*home, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := vault.ReadKey(keyPath(dir))
+	key, err := a.readKey(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,16 @@ func (a *app) openHome() (*home, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &home{dir: dir, config: cfg, vault: v}, nil
+	return &home{dir: dir, config: cfg, key: key, vault: v}, nil
+}
+
+// readKey reads the hub's key: from its directory, or from the file that a secret
+// store has put elsewhere.
+func (a *app) readKey(dir string) (vault.Key, error) {
+	if path := a.getenv("CLAUDE_HUB_KEY_FILE"); path != "" {
+		return vault.ReadMountedKey(path)
+	}
+	return vault.ReadKey(keyPath(dir))
 }
 
 // readConfig reads the settings; a file that is not there holds the defaults.

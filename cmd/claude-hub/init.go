@@ -35,6 +35,10 @@ func (a *app) init(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if path := a.getenv("CLAUDE_HUB_KEY_FILE"); path != "" {
+		return hub.Hint(usageError{fmt.Errorf("CLAUDE_HUB_KEY_FILE names %s, and init makes its key in the hub's directory", path)},
+			"unset it for init, then move the file `key` out of the hub's directory to where your secrets are")
+	}
 	old := login.DetectOld(dir)
 	if err := makeHome(c.Context(), dir); err != nil {
 		return err
