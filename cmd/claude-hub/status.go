@@ -175,6 +175,9 @@ func (a *app) profileRows(p profileStatus) [][]string {
 	if !p.LastRefresh.IsZero() {
 		rows = append(rows, []string{"refreshed", ago(t, p.LastRefresh)})
 	}
+	if c := p.FullCopy; c != nil {
+		rows = append(rows, []string{"copy", fmt.Sprintf("a second writer in waiting: all of this login was restored to %s, %s", printable(c.To[0], 200), ago(t, c.At))})
+	}
 	return append(rows, []string{"spare", a.spareText(t, p)})
 }
 

@@ -116,7 +116,7 @@ func (c *Carrier) Export(ctx context.Context, o Order) (Exported, error) {
 		return Exported{}, err
 	}
 	if o.Move {
-		h := hub.Handover{Generation: l.gen, To: o.To, At: e.Created, Bundle: e.Bundle, LoginExpires: l.cred.LoginExpiresAt.UTC()}
+		h := hub.Handover{Generation: l.gen, To: o.To, At: e.Created, Bundle: e.Bundle}
 		if err := c.step("handover", func() error { return c.commitHandover(ctx, o.Profile.ID, h) }); err != nil {
 			return Exported{}, err
 		}

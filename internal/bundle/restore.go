@@ -80,7 +80,7 @@ func (c *Carrier) Restore(ctx context.Context, o Restore) (Restored, error) {
 		return Restored{}, fmt.Errorf("restoring: %w", err)
 	}
 	if o.FullLogin {
-		h := hub.Handover{Generation: l.gen, To: []string{t.path}, At: c.cfg.Now().UTC(), Shared: true, LoginExpires: l.cred.LoginExpiresAt.UTC()}
+		h := hub.Handover{Generation: l.gen, To: []string{t.path}, At: c.cfg.Now().UTC(), Shared: true, Snapshot: snapshot.Generation}
 		if err := c.step("copy", func() error { return c.commitHandover(ctx, o.Profile.ID, h) }); err != nil {
 			return Restored{}, err
 		}

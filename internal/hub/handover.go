@@ -21,9 +21,9 @@ type Handover struct {
 	// TakenBack is when the owner said that the bundle was never imported, and
 	// that this hub is the writer again. Zero: it is not.
 	TakenBack time.Time `json:"taken_back,omitzero"`
-	// LoginExpires is when that login ends, by which its later generations are
-	// known. Zero: not known.
-	LoginExpires time.Time `json:"login_expires,omitzero"`
+	// Snapshot is the newest generation of the captured config directory then, by
+	// which later generations of the same login are known: a sign-in captures anew.
+	Snapshot Generation `json:"snapshot,omitempty"`
 }
 
 // Holds reports whether the login, whose newest generation is given, belongs to

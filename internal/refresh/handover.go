@@ -48,7 +48,11 @@ func (r *Refresher) withHandover(ctx context.Context, e *entry, l *login, now ti
 		if h, known, err = readHandover(ctx, r.cfg.Vault, e.id); err != nil {
 			return nil, err
 		}
-		l = l.after(h)
+		snapshot, err := r.cfg.Vault.Generation(ctx, e.id, hub.KindSnapshot)
+		if err != nil {
+			return nil, fmt.Errorf("looking whether the login was moved: %w", err)
+		}
+		l = l.after(h, snapshot)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -58,23 +62,18 @@ func (r *Refresher) withHandover(ctx context.Context, e *entry, l *login, now ti
 	return l, nil
 }
 
-// after returns l as the handover record h leaves it.
-func (l *login) after(h hub.Handover) *login {
+// after returns l as the handover record h leaves it. snapshot is the newest
+// generation of the captured config directory.
+func (l *login) after(h hub.Handover, snapshot hub.Generation) *login {
 	after := *l
 	after.moved, after.shared = nil, nil
 	switch {
 	case h.Holds(l.gen):
 		after.moved = &h
-	case h.Shared && h.Generation <= l.gen && sameSignIn(h.LoginExpires, l.cred.LoginExpiresAt):
+	case h.Shared && h.Generation <= l.gen && h.Snapshot == snapshot:
 		after.shared = &h
 	}
 	return &after
-}
-
-// sameSignIn reports whether two generations may be of one sign-in: a refresh
-// leaves the login's end where it is, give or take what the clocks differ.
-func sameSignIn(a, b time.Time) bool {
-	return a.IsZero() || b.IsZero() || a.Sub(b).Abs() < 10*time.Minute
 }
 
 // movedReason is one line for a person.

@@ -21,7 +21,7 @@ func (w *world) hand(change func(*hub.Handover)) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	h := hub.Handover{Generation: gen, To: []string{"age1fake"}, At: time.Now(), Bundle: "b-fake", LoginExpires: w.login.LoginExpiresAt}
+	h := hub.Handover{Generation: gen, To: []string{"age1fake"}, At: time.Now(), Bundle: "b-fake"}
 	if change != nil {
 		change(&h)
 	}
@@ -149,7 +149,8 @@ func TestFullCopyIsSaid(t *testing.T) {
 	if s := w.status(r); s.FullCopy == nil || s.FullCopy.To[0] != "/srv/copy" || s.HandedOver != nil || s.Generation != 2 {
 		t.Errorf("status with a full copy outside = %+v", s)
 	}
-	w.signIn(simulator.SignIn{LoginTTL: 20 * 24 * time.Hour})
+	w.commit(hub.KindSnapshot, []byte("fake")) // as a sign-in does
+	w.signIn(simulator.SignIn{})
 	if s := w.status(r); s.FullCopy != nil {
 		t.Errorf("status after another sign-in = %+v", s)
 	}

@@ -236,7 +236,7 @@ func (h *helper) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l = l.after(handover)
+	l = l.after(handover, 0)
 	st, err := h.place.readState()
 	if err != nil && h.req.mode != modeForce {
 		return err

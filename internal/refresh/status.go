@@ -186,8 +186,11 @@ func (r *Refresher) Refresh(ctx context.Context, profile hub.ProfileID, force bo
 	if before == nil {
 		return Outcome{}, loginRequired("there is no login that could be refreshed")
 	}
-	if before.moved != nil {
+	switch {
+	case before.moved != nil:
 		return Outcome{}, loginRequired(movedReason(*before.moved))
+	case force && before.cred.RefreshToken.IsZero():
+		return Outcome{}, loginRequired("the login has no refresh token")
 	}
 	now := r.cfg.Now()
 	wanted := force || !now.Before(before.advisory) || placeOf(r.cfg.Dir, profile).leftovers()
