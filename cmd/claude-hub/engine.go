@@ -16,7 +16,6 @@ import (
 	"github.com/claude-hub/claude-hub/internal/refresh"
 	"github.com/claude-hub/claude-hub/internal/run"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
-	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
 	"github.com/claude-hub/claude-hub/internal/server"
 	"github.com/claude-hub/claude-hub/internal/store"
 )
@@ -85,18 +84,19 @@ func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local,
 		Dir: h.dir, Store: runs, Gateway: leasing{gw}, Platform: platform{h.vault, refresher},
 		Environ: a.environ, Home: a.getenv("HOME"), Log: log,
 	}
-	if cfg.Agent, cfg.Driver, e.noAgent = h.sandboxParts(ctx, log); e.noAgent != nil {
+	if cfg.Agent, cfg.Driver, e.noAgent = a.sandboxParts(ctx, h, log); e.noAgent != nil {
 		cfg.Agent, cfg.Driver = "", nil
 	}
 	if e.runner, err = run.New(cfg); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	closeInterrupted(ctx, e.runner, log)
+	a.sweepLeft(ctx, h, log)
 	return e, nil
 }
 
 // sandboxParts returns the CLI, checked, and what to confine it with.
-func (h *home) sandboxParts(ctx context.Context, log *slog.Logger) (string, sandbox.Driver, error) {
+func (a *app) sandboxParts(ctx context.Context, h *home, log *slog.Logger) (string, sandbox.Driver, error) {
 	path, err := h.agentPath()
 	if err != nil {
 		return "", nil, err
@@ -104,8 +104,17 @@ func (h *home) sandboxParts(ctx context.Context, log *slog.Logger) (string, sand
 	if err := checkAgent(ctx, h.dir, path); err != nil {
 		return "", nil, err
 	}
-	driver, err := bubblewrap.New(bubblewrap.Config{Log: log})
-	return path, driver, err
+	c, err := a.chooseDriver(ctx, h, h.agentState(ctx).Version, false, log)
+	if err == nil {
+		err = c.err
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	for _, why := range c.missed {
+		log.Info("a sandbox that was not taken", "why", why)
+	}
+	return path, c.driver, nil
 }
 
 func (a *app) newRefresher(h *home, log *slog.Logger) (*refresh.Refresher, error) {
@@ -219,6 +228,7 @@ func (a *app) openRuns(ctx context.Context) (*runBook, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	closeInterrupted(ctx, r, a.log())
+	a.sweepLeft(ctx, h, a.log())
 	return &runBook{s, r}, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +13,6 @@ import (
 	"github.com/claude-hub/claude-hub/internal/api"
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/refresh"
-	"github.com/claude-hub/claude-hub/internal/sandbox/bubblewrap"
 )
 
 // statusReport is what `status --json` prints. Its names are an interface.
@@ -24,33 +22,6 @@ type statusReport struct {
 	Agent    agentState      `json:"agent"`
 	Sandbox  sandboxState    `json:"sandbox"`
 	Daemon   *api.Daemon     `json:"daemon,omitempty"` // absent when none runs
-}
-
-// sandboxState is what runs here are confined with.
-type sandboxState struct {
-	Driver  string `json:"driver,omitempty"`
-	Cgroup  bool   `json:"cgroup"` // whether the kernel bounds memory and processes, rather than a watcher
-	Warning string `json:"warning,omitempty"`
-	Fix     string `json:"fix,omitempty"`
-}
-
-func sandboxOf(log *slog.Logger) sandboxState {
-	d, err := bubblewrap.New(bubblewrap.Config{Log: log})
-	if err != nil {
-		return sandboxState{Warning: err.Error(), Fix: hub.HintOf(err)}
-	}
-	return sandboxState{Driver: d.Name(), Cgroup: d.Cgroup()}
-}
-
-func (s sandboxState) text() string {
-	switch {
-	case s.Driver == "":
-		return printable(s.Warning, 200) + ": " + s.Fix
-	case s.Cgroup:
-		return s.Driver + ", memory and processes bounded by the kernel"
-	default:
-		return s.Driver + ", memory and processes watched (there is no control group for them here)"
-	}
 }
 
 type profileStatus struct {
@@ -94,7 +65,8 @@ func (a *app) status(ctx context.Context, only string) (statusReport, error) {
 		return statusReport{}, err
 	}
 	defer r.Stop()
-	report := statusReport{Dir: h.dir, Profiles: []profileStatus{}, Agent: h.agentState(ctx), Sandbox: sandboxOf(a.log())}
+	report := statusReport{Dir: h.dir, Profiles: []profileStatus{}, Agent: h.agentState(ctx)}
+	report.Sandbox = a.sandboxOf(ctx, h, report.Agent.Version)
 	for _, p := range profiles {
 		s, err := r.Status(ctx, p.ID)
 		if err != nil {

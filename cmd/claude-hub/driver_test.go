@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/claude-hub/claude-hub/internal/hubtest"
+)
+
+// scriptTB lets a script use what is made for tests.
+type scriptTB struct {
+	testing.TB
+	ts *testscript.TestScript
+}
+
+func (s scriptTB) Helper()                           {}
+func (s scriptTB) Context() context.Context          { return context.Background() }
+func (s scriptTB) Fatalf(format string, args ...any) { s.ts.Fatalf(format, args...) }
+
+func engineOf(ts *testscript.TestScript, kind string) string {
+	return hubtest.Engine(scriptTB{ts: ts}, kind)
+}
+
+// hide PROGRAM takes the directories out of PATH that have it.
+func cmdHide(ts *testscript.TestScript, _ bool, args []string) {
+	var left []string
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if _, err := os.Stat(filepath.Join(dir, args[0])); err != nil {
+			left = append(left, dir)
+		}
+	}
+	ts.Setenv("PATH", strings.Join(left, string(filepath.ListSeparator)))
+}
+
+// engine KIND names the real engine of that kind, and the base image, in the
+// environment and the settings.
+func cmdEngine(ts *testscript.TestScript, _ bool, args []string) {
+	variable := map[string]string{"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}[args[0]]
+	ts.Setenv(variable, engineOf(ts, args[0]))
+	writeSettings(ts, "image: "+hubtest.BaseImage+"\n")
+}
+
+// settle NAME names what confines runs in the settings.
+func cmdSettle(ts *testscript.TestScript, _ bool, args []string) {
+	writeSettings(ts, "image: "+hubtest.BaseImage+"\nsandbox: "+args[0]+"\n")
+}
+
+func writeSettings(ts *testscript.TestScript, text string) {
+	ts.Check(os.WriteFile(filepath.Join(ts.Getenv("CLAUDE_HUB_DIR"), "config.yaml"), []byte(text), 0o600))
+}
+
+// containers KIND N demands that this hub has N containers on the engine, in
+// whatever state. It waits a while for those that are just ending.
+func cmdContainers(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ids, err := filepath.Glob(filepath.Join(ts.Getenv("CLAUDE_HUB_DIR"), "containers", args[0]+"-*", "id"))
+	ts.Check(err)
+	if len(ids) != 1 {
+		ts.Fatalf("the hub has %d names for its containers of %s", len(ids), args[0])
+	}
+	id := strings.TrimSpace(ts.ReadFile(ids[0]))
+	var out []byte
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		// Docker's client speaks to both.
+		cmd := exec.Command("docker", "-H", engineOf(ts, args[0]), "ps", "-aq", "--filter", "label=io.claude-hub.hub="+id)
+		out, err = cmd.CombinedOutput()
+		if err != nil {
+			ts.Fatalf("docker ps: %v\n%s", err, out)
+		}
+		if len(bytes.Fields(out)) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%d containers, want %d", len(bytes.Fields(out)), want)
+		}
+	}
+}
+
+// unmounted demands that nothing is mounted below the hub's directory.
+func cmdUnmounted(ts *testscript.TestScript, _ bool, _ []string) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	ts.Check(err)
+	if bytes.Contains(mounts, []byte(ts.Getenv("CLAUDE_HUB_DIR"))) {
+		ts.Fatalf("something is mounted below the hub's directory")
+	}
+}
