@@ -125,8 +125,8 @@ func (d *Driver) mounts(binds []bind, p *place, e *engine) ([]mount.Mount, error
 			// What is mounted below would stay writable with engines before 25.
 			m.BindOptions.NonRecursive = true
 		}
-		if e.podman && strings.Contains(m.Source+m.Target, ",") { // it takes its mounts apart there
-			return nil, hub.Hint(fmt.Errorf("%w: podman can't mount %s at %s: there is a comma in it", hub.ErrInvalid, b.source, b.target), "rename the directory")
+		if e.podman && strings.ContainsAny(m.Source+m.Target, ",\"\r\n") { // it takes its mounts apart there
+			return nil, hub.Hint(fmt.Errorf("%w: podman can't mount %q at %q: there is a comma, a quote or the end of a line in it", hub.ErrInvalid, b.source, b.target), "rename the directory")
 		}
 		all = append(all, m)
 	}

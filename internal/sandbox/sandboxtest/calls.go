@@ -2,6 +2,7 @@ package sandboxtest
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -27,7 +28,9 @@ func testPrivilege(t *testing.T, d sandbox.Driver) {
 			t.Errorf("the job's status has no line %q:\n%s", want, out)
 		}
 	}
-	if !strings.HasSuffix(out, "\n1000\n1000\n0022\n") {
+	// An engine that can't map owners has the hub's own user inside.
+	own := fmt.Sprintf("\n%d\n%d\n0022\n", os.Getuid(), os.Getgid())
+	if !strings.HasSuffix(out, "\n1000\n1000\n0022\n") && (os.Getuid() == 0 || !strings.HasSuffix(out, own)) {
 		t.Errorf("user, group and umask are not 1000, 1000 and 0022:\n%s", out)
 	}
 }
