@@ -119,26 +119,27 @@ func (d desk) SignIn(ctx context.Context, req web.Request, ui web.UI) (web.Resul
 	return web.Result{Plan: r.Subscription, LoginExpires: r.LoginExpires, Generation: r.Generation, Files: r.Files, Warnings: r.Warnings}, err
 }
 
-// steps tells the page when the CLI has the login.
+// steps tells the page what the sign-in tells the terminal line by line.
 type steps struct{ web.UI }
 
-// Progress hears of each step.
+// Progress hears of each step, most of which the page knows by itself.
 func (s steps) Progress(step string) {
-	if step == login.StepChecking || step == login.StepCapturing {
+	switch step {
+	case login.StepStarting, login.StepLink, login.StepCode, login.StepExchange, login.StepDone:
+	case login.StepChecking, login.StepCapturing:
 		s.Capturing()
+	default:
+		s.Note(step)
 	}
 }
 
 // signIn carries out one sign-in with the owner at ui.
-func (a *app) signIn(ctx context.Context, h *home, name, in string, timeout time.Duration, ui login.UI) (hub.Profile, login.Result, error) {
-	path, err := h.agentPath()
+func (a *app) signIn(ctx context.Context, h *home, name, in string, timeout time.Duration, ui steps) (hub.Profile, login.Result, error) {
+	l, release, err := a.newSignIn(ctx, h, cmp.Or(in, inAuto), timeout, ui.Progress)
 	if err != nil {
 		return hub.Profile{}, login.Result{}, err
 	}
-	l, err := a.newLogin(h, path, timeout)
-	if err != nil {
-		return hub.Profile{}, login.Result{}, err
-	}
+	defer release()
 	return a.captured(ctx, h, name, func(p hub.Profile) (login.Result, error) { return l.SignIn(ctx, p, ui) })
 }
 
@@ -149,7 +150,7 @@ func (a *app) loginWeb(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
-	req := api.SignInRequest{Profile: hub.ProfileName(*o.profile), Timeout: o.timeout}
+	req := api.SignInRequest{Profile: hub.ProfileName(*o.profile), Timeout: o.timeout, In: o.in}
 	if _, err := hub.ParseProfileName(*o.profile); err != nil {
 		return err
 	}
@@ -205,6 +206,9 @@ func (a *app) followSignIn(ctx context.Context, h *home, link api.OperatorLink, 
 	a.showLink(a.stderr, "Open this link in a browser; the sign-in goes on there:", link)
 	var last api.SignIn
 	err := follow(func(s api.SignIn) {
+		if s.Note != last.Note {
+			fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, dim, "…"), printable(s.Note, 600))
+		}
 		if words := stateWords(s); words != "" && (s.State != last.State || s.Trouble != last.Trouble) {
 			fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, dim, "…"), words)
 		}
