@@ -37,13 +37,14 @@ type SignInRequest struct {
 // SignInState is how far a sign-in has come.
 type SignInState string
 
-// The states of a sign-in. The last four are ends.
+// The states of a sign-in. The last four are its ends.
 const (
 	SignInNone      SignInState = "none"      // there is none
 	SignInStarting  SignInState = "starting"  // the CLI makes a link
 	SignInLink      SignInState = "link"      // the owner opens the link; a code is awaited
 	SignInChecking  SignInState = "checking"  // the CLI has the code
 	SignInCapturing SignInState = "capturing" // the CLI has the login, and the hub takes it
+	SignInStopping  SignInState = "stopping"  // somebody has cancelled it, and the CLI is being ended
 	SignInDone      SignInState = "done"
 	SignInCancelled SignInState = "cancelled"
 	SignInExpired   SignInState = "expired"

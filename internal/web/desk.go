@@ -38,6 +38,7 @@ type signIn struct {
 	state     api.SignIn
 	seen      bool // somebody was shown its end
 	code      chan secret.Text
+	ended     chan struct{} // closed at its end
 	cancelled context.CancelCauseFunc
 }
 
@@ -46,11 +47,12 @@ const remembered = 10 * time.Minute
 
 var (
 	errStopped   = fmt.Errorf("%w: the hub was stopped, and nothing was captured", hub.ErrCancelled)
+	errTime      = fmt.Errorf("%w: no code came in time", hub.ErrCancelled)
 	errCancelled = fmt.Errorf("%w: the sign-in was cancelled, and nothing was captured", hub.ErrCancelled)
 )
 
 func errExpired(after time.Duration) error {
-	return hub.Hint(fmt.Errorf("%w: no code came within %v", hub.ErrCancelled, after), "start again when the browser is at hand")
+	return hub.Hint(fmt.Errorf("%w, within %v", errTime, after), "start again when the browser is at hand")
 }
 
 func newDesk(h Hub, now func() time.Time, log *slog.Logger) *desk {
@@ -69,18 +71,36 @@ func (d *desk) close() {
 }
 
 // start begins a sign-in and returns its ID. If one is under way for the profile,
-// it returns that one's and false.
-func (d *desk) start(req Request) (id string, started bool, err error) {
+// it returns that one's and false; if that is being cancelled, it waits for its
+// end first.
+func (d *desk) start(ctx context.Context, req Request) (id string, started bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return "", false, errStopped
+	for {
+		s := d.signIns[req.Profile]
+		switch {
+		case d.closed:
+			return "", false, errStopped
+		case s == nil || s.state.State.Ended():
+			return d.beginLocked(req), true, nil
+		case s.state.State != api.SignInStopping:
+			return s.state.ID, false, nil
+		}
+		d.mu.Unlock()
+		select {
+		case <-s.ended:
+		case <-ctx.Done():
+		}
+		d.mu.Lock()
+		if ctx.Err() != nil {
+			return "", false, context.Cause(ctx)
+		}
 	}
-	if s := d.signIns[req.Profile]; s != nil && !s.state.State.Ended() {
-		return s.state.ID, false, nil
-	}
+}
+
+func (d *desk) beginLocked(req Request) (id string) {
 	ctx, cancel := context.WithCancelCause(d.base)
-	s := &signIn{code: make(chan secret.Text, 1), cancelled: cancel, state: api.SignIn{
+	s := &signIn{code: make(chan secret.Text, 1), ended: make(chan struct{}), cancelled: cancel, state: api.SignIn{
 		ID: rand.Text()[:12], Profile: req.Profile, State: api.SignInStarting, Step: 1, Expires: d.now().Add(req.Timeout).UTC(),
 	}}
 	d.signIns[req.Profile] = s
@@ -92,12 +112,13 @@ func (d *desk) start(req Request) (id string, started bool, err error) {
 		result, err := d.hub.SignIn(ctx, req, &owner{d, s})
 		d.end(s, result, err, context.Cause(ctx))
 	})
-	return s.state.ID, true, nil
+	return s.state.ID
 }
 
 // end keeps what has come of a sign-in. What the hub says counts: a sign-in that
 // was cancelled too late is done.
 func (d *desk) end(s *signIn, result Result, err, cause error) {
+	defer close(s.ended)
 	d.change(s, func(v *api.SignIn) {
 		v.Ended, v.Link, v.Trouble = d.now().UTC(), "", ""
 		if err == nil {
@@ -105,15 +126,17 @@ func (d *desk) end(s *signIn, result Result, err, cause error) {
 			v.Plan, v.LoginExpires, v.Generation, v.Files, v.Warnings = result.Plan, result.LoginExpires, result.Generation, result.Files, result.Warnings
 			return
 		}
-		v.State = api.SignInFailed
-		if errors.Is(err, hub.ErrCancelled) {
-			v.State = api.SignInCancelled
-		}
-		if errors.Is(err, hub.ErrCancelled) && cause != nil {
+		cut := errors.Is(err, hub.ErrCancelled) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		if cut && cause != nil {
 			err = cause // it knows who wanted it
-			if !errors.Is(cause, errStopped) && !errors.Is(cause, errCancelled) {
-				v.State = api.SignInExpired
-			}
+		}
+		switch {
+		case errors.Is(err, errTime):
+			v.State = api.SignInExpired
+		case errors.Is(err, hub.ErrCancelled):
+			v.State = api.SignInCancelled
+		default:
+			v.State = api.SignInFailed
 		}
 		v.Error, _ = api.ErrorOf(err)
 	})
@@ -178,6 +201,11 @@ func (d *desk) cancel(profile hub.ProfileName, id string) error {
 		return fmt.Errorf("%w: that sign-in is over", hub.ErrConflict)
 	}
 	s.cancelled(errCancelled)
+	if s.state.State != api.SignInCapturing { // which it is too late for
+		s.state.State = api.SignInStopping
+		s.state.Step++
+		d.changedLocked()
+	}
 	return nil
 }
 
@@ -200,14 +228,21 @@ type owner struct {
 	signIn *signIn
 }
 
-// ShowURL shows the link; the code is asked for next.
-func (o *owner) ShowURL(url string) {
-	o.desk.change(o.signIn, func(v *api.SignIn) { v.Link = url })
+// change shows something of a sign-in that is not being cancelled.
+func (o *owner) change(do func(*api.SignIn)) {
+	o.desk.change(o.signIn, func(v *api.SignIn) {
+		if v.State != api.SignInStopping {
+			do(v)
+		}
+	})
 }
+
+// ShowURL shows the link; the code is asked for next.
+func (o *owner) ShowURL(url string) { o.change(func(v *api.SignIn) { v.Link = url }) }
 
 // Code waits for the page's form.
 func (o *owner) Code(ctx context.Context) (secret.Text, error) {
-	o.desk.change(o.signIn, func(v *api.SignIn) { v.State = api.SignInLink })
+	o.change(func(v *api.SignIn) { v.State = api.SignInLink })
 	select {
 	case code := <-o.signIn.code:
 		return code, nil
@@ -220,13 +255,11 @@ func (o *owner) Code(ctx context.Context) (secret.Text, error) {
 // one replaces it.
 func (o *owner) Trouble(message string) {
 	message = strings.TrimPrefix(message, hub.ErrInvalid.Error()+": ")
-	o.desk.change(o.signIn, func(v *api.SignIn) { v.State, v.Trouble = api.SignInStarting, message })
+	o.change(func(v *api.SignIn) { v.State, v.Trouble = api.SignInStarting, message })
 }
 
 // Note shows a line beside the state.
-func (o *owner) Note(text string) {
-	o.desk.change(o.signIn, func(v *api.SignIn) { v.Note = text })
-}
+func (o *owner) Note(text string) { o.change(func(v *api.SignIn) { v.Note = text }) }
 
 // Capturing shows that the CLI has the login.
 func (o *owner) Capturing() {

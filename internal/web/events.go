@@ -50,6 +50,7 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	ended := r.Context().Value(sessionKey{}).(*session).ended
 	mark := ""
 	for {
+		last := p.isStopping() // the desk is closed by then: what comes now is the last
 		state, changed := p.desk.state(name)
 		v := p.view(r, name, state)
 		if v.Mark() != mark {
@@ -60,10 +61,8 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 			}
 			p.desk.shown(state)
 		}
-		select {
-		case <-p.stopping: // the state above was the last
+		if last {
 			return
-		default:
 		}
 		select {
 		case <-changed:
@@ -77,6 +76,15 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		}
+	}
+}
+
+func (p *Page) isStopping() bool {
+	select {
+	case <-p.stopping:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -216,7 +216,7 @@ func (p *Page) startSignIn(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	_, _, err := p.start(Request{Profile: name})
+	_, _, err := p.start(r.Context(), Request{Profile: name})
 	p.back(w, r, name, err)
 }
 

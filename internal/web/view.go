@@ -69,6 +69,8 @@ func (v view) Headline() string {
 		return "Checking the code …"
 	case api.SignInCapturing:
 		return "Signed in. Taking the login into the vault …"
+	case api.SignInStopping:
+		return "Cancelling …"
 	case api.SignInDone:
 		return "Signed in"
 	case api.SignInCancelled:
@@ -83,7 +85,11 @@ func (v view) Headline() string {
 
 // Busy reports whether there is nothing to do but to wait.
 func (v view) Busy() bool {
-	return v.SignIn.State == api.SignInStarting || v.SignIn.State == api.SignInChecking || v.SignIn.State == api.SignInCapturing
+	switch v.SignIn.State {
+	case api.SignInStarting, api.SignInChecking, api.SignInCapturing, api.SignInStopping:
+		return true
+	}
+	return false
 }
 
 // Refresh is after how many seconds a browser without scripts asks again. While a

@@ -216,7 +216,7 @@ func (p *Page) Link(profile hub.ProfileName) (api.OperatorLink, error) {
 // calls each with every state until it has ended. When ctx ends, a sign-in that
 // this call has started is cancelled, and one that it has joined is left alone.
 func (p *Page) SignIn(ctx context.Context, req api.SignInRequest, each func(api.SignIn)) error {
-	id, started, err := p.start(Request{Profile: req.Profile, In: req.In, Timeout: req.Timeout})
+	id, started, err := p.start(ctx, Request{Profile: req.Profile, In: req.In, Timeout: req.Timeout})
 	if err != nil {
 		return err
 	}
@@ -245,7 +245,7 @@ func (p *Page) SignIn(ctx context.Context, req api.SignInRequest, each func(api.
 	}
 }
 
-func (p *Page) start(req Request) (id string, started bool, err error) {
+func (p *Page) start(ctx context.Context, req Request) (id string, started bool, err error) {
 	if req.Timeout == 0 {
 		req.Timeout = p.cfg.Timeout
 	}
@@ -255,7 +255,7 @@ func (p *Page) start(req Request) (id string, started bool, err error) {
 	if _, err := hub.ParseProfileName(string(req.Profile)); err != nil {
 		return "", false, err
 	}
-	return p.desk.start(req)
+	return p.desk.start(ctx, req)
 }
 
 // AwaitShown waits until somebody at a browser was shown how the profile's sign-in

@@ -35,6 +35,7 @@ type fakeHub struct {
 	started  int
 	profiles []web.Profile
 	judge    chan struct{} // if set, a code waits for it
+	linger   chan struct{} // if set, the end of a cancelled sign-in waits for it
 	hold     chan struct{} // if set, a capture waits for it
 }
 
@@ -47,7 +48,7 @@ func (h *fakeHub) Profiles(context.Context) ([]web.Profile, error) {
 func (h *fakeHub) SignIn(ctx context.Context, req web.Request, ui web.UI) (web.Result, error) {
 	h.mu.Lock()
 	h.started++
-	judge, hold := h.judge, h.hold
+	judge, hold, linger := h.judge, h.hold, h.linger
 	h.mu.Unlock()
 	for try := range 3 {
 		ui.ShowURL(fmt.Sprintf("https://claude.example/authorize?state=fake&try=%d", try))
@@ -56,8 +57,11 @@ func (h *fakeHub) SignIn(ctx context.Context, req web.Request, ui web.UI) (web.R
 			<-judge
 		}
 		switch {
-		case ctx.Err() != nil:
-			return web.Result{}, fmt.Errorf("%w: interrupted", hub.ErrCancelled)
+		case ctx.Err() != nil && linger != nil:
+			<-linger
+			fallthrough
+		case ctx.Err() != nil: // not a hub.ErrCancelled: not all that a sign-in starts knows these
+			return web.Result{}, fmt.Errorf("interrupted: %w", ctx.Err())
 		case err != nil:
 			return web.Result{}, err
 		case code.Equal(secret.New("broken")):
