@@ -153,11 +153,11 @@ func (a *app) profileSet(ctx context.Context, name string, primary bool, change 
 	if err != nil {
 		return err
 	}
+	wanted := p.Policy
+	if err := change(&wanted); err != nil {
+		return err
+	}
 	if primary {
-		wanted := p.Policy
-		if err := change(&wanted); err != nil {
-			return err
-		}
 		// First, so that a kill leaves an owner without a primary profile, who is
 		// asked to name one, and never one with two.
 		if err := h.dethrone(ctx, wanted.Owner, p.ID); err != nil {
