@@ -53,6 +53,21 @@ func (l *lines) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// pasteGap is the longest pause within one paste, in milliseconds.
+const pasteGap = 50
+
+// waiting reports whether there is more to read at once.
+func (l *lines) waiting() bool {
+	if len(l.rest) > 0 {
+		return true
+	}
+	n := 0
+	onFile(l.f, func(fd int) {
+		n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, pasteGap)
+	})
+	return n > 0
+}
+
 // readSome reads once, as soon as f has something to give, and returns ctx's
 // cause if that ends first. It does not change f's blocking mode: f is often a
 // terminal that other processes have open.

@@ -169,11 +169,11 @@ var stages = []struct {
 func TestStrikesAreAllOrNothing(t *testing.T) {
 	for _, stage := range stages {
 		t.Run("cancelled "+stage.name, func(t *testing.T) {
-			struck(t, stage.at, stage.kind, func(cancel func()) { cancel() })
+			struck(t, realDesk, stage.at, stage.kind, func(_ *desk, cancel func()) { cancel() })
 		})
 		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
 			t.Run("CLI gets "+sig.String()+" "+stage.name, func(t *testing.T) {
-				struck(t, stage.at, stage.kind, func(func()) {
+				struck(t, realDesk, stage.at, stage.kind, func(*desk, func()) {
 					for _, pid := range children(t) {
 						syscall.Kill(pid, sig)
 					}
@@ -183,10 +183,11 @@ func TestStrikesAreAllOrNothing(t *testing.T) {
 	}
 }
 
-func struck(t *testing.T, at simulator.Endpoint, kind simulator.FaultKind, strike func(cancel func())) {
+func struck(t *testing.T, newDesk func(*testing.T, *simulator.Simulator) *desk, at simulator.Endpoint, kind simulator.FaultKind, strike func(d *desk, cancel func())) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	once := sync.OnceFunc(func() { strike(cancel) })
+	var d *desk
+	once := sync.OnceFunc(func() { strike(d, cancel) })
 	sim := platform(t, simulator.Config{Observe: func(e simulator.Endpoint, _ *http.Request) {
 		if at != "" && e == at {
 			once()
@@ -195,7 +196,7 @@ func struck(t *testing.T, at simulator.Endpoint, kind simulator.FaultKind, strik
 	if kind != "" {
 		sim.Inject(simulator.Fault{Endpoint: at, Kind: kind})
 	}
-	d := realDesk(t, sim)
+	d = newDesk(t, sim)
 	ui := &owner{code: func(ctx context.Context, link string) (string, error) {
 		if at == "" {
 			once()

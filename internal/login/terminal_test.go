@@ -48,6 +48,20 @@ func TestSignInAtATerminal(t *testing.T) {
 	d.wantNoProcess()
 }
 
+// A code that a narrow window has broken comes in several lines; one try is spent
+// on it, and nothing of it is left for the next prompt.
+func TestBrokenPasteIsOneCode(t *testing.T) {
+	d := newDesk(t, nil)
+	c := startChild(t, d, "sign-in", script(t, `link; ask; [ "$CODE" = '`+fakeCode+`' ] && save`), nil)
+	c.see(pastePrompt)
+	half := len(fakeCode) / 2
+	c.enter("\"" + fakeCode[:4] + "\r" + fakeCode[4:half] + "\r" + fakeCode[half:] + "\"\r")
+	c.see("captured generation 1")
+	if strings.Contains(c.screen(), "whole code") {
+		t.Errorf("the parts were taken for codes:\n%s", c.screen())
+	}
+}
+
 // A code that would not fit the window is not drawn in half.
 func TestQRCodeFitsTheWindow(t *testing.T) {
 	for _, c := range []struct {

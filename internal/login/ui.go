@@ -42,7 +42,8 @@ func showStep(w io.Writer, step string, quiet bool) {
 	}
 }
 
-// Code reads one line.
+// Code reads one line. On a terminal, lines that come at once behind it are a part
+// of the same paste: a narrow window has broken the code.
 func (u *TerminalUI) Code(ctx context.Context) (secret.Text, error) {
 	if u.In == nil {
 		return secret.Text{}, noCode(io.EOF)
@@ -54,7 +55,14 @@ func (u *TerminalUI) Code(ctx context.Context) (secret.Text, error) {
 		fmt.Fprintln(u.Out) // nobody has ended the prompt's line
 		return secret.Text{}, noCode(err)
 	}
-	return secret.New(string(line)), nil
+	text := string(line)
+	for isTerminal(u.In) && len(text) <= maxLine && u.lines.waiting() {
+		if line, err = u.lines.next(ctx); err != nil {
+			break // the first line may be all that was meant
+		}
+		text += string(line)
+	}
+	return secret.New(text), nil
 }
 
 // Trouble prints the message.
