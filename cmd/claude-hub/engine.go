@@ -64,6 +64,10 @@ type local struct {
 	store     *store.Store
 	runner    *run.Runner
 	noAgent   error // why the runner can't run, if it can't: leases work without a CLI
+
+	// stopping, in a daemon, ends when it stops: its runs are parked then. Nil in a
+	// command, whose runs are never parked.
+	stopping context.Context
 }
 
 func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local, error) {
@@ -82,7 +86,7 @@ func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local,
 	e := &local{home: h, refresher: refresher, gateway: gw, store: runs}
 	cfg := run.Config{
 		Dir: h.dir, Store: runs, Gateway: leasing{gw}, Platform: platform{h.vault, refresher},
-		Environ: a.environ, Home: a.getenv("HOME"), Log: log,
+		Environ: a.environ, Home: a.getenv("HOME"), Logins: logins{h.vault, refresher}, Log: log,
 	}
 	if cfg.Agent, cfg.Driver, e.noAgent = a.sandboxParts(ctx, h, log); e.noAgent != nil {
 		cfg.Agent, cfg.Driver = "", nil
@@ -144,7 +148,10 @@ func (e *local) Run(ctx context.Context, req api.RunRequest, event func([]byte))
 	if err != nil {
 		return hub.Run{}, err
 	}
+	ctx, done := e.untilStopping(ctx)
+	defer done()
 	return e.runner.Run(ctx, run.Request{
+		Park:    e.stopping != nil && !req.NoPark,
 		Profile: profile, Dir: req.Dir, Prompt: req.Prompt, Model: asked.Model, Resume: req.Resume, Timeout: asked.Timeout,
 		Limits: asked.Limits, Delivery: asked.Delivery, AllowedTools: req.AllowedTools,
 		Plan: run.Plan{Subscription: status.Plan, RateLimitTier: status.RateLimitTier},

@@ -104,9 +104,13 @@ func (p *progress) block(b agent.Block, nested bool) {
 // the end.
 func (p *progress) note(line []byte) {
 	var n run.Note
-	if json.Unmarshal(line, &n) == nil && n.Subtype != run.NoteVerdict && n.Text != "" {
-		p.line(yellow, "…", printable(n.Text, 200))
+	if json.Unmarshal(line, &n) != nil || n.Subtype == run.NoteVerdict || n.Text == "" {
+		return
 	}
+	if n.Subtype == run.NoteParked {
+		n.Text = "parked: " + n.Text
+	}
+	p.line(yellow, "…", printable(n.Text, 200))
 }
 
 func (p *progress) line(sgr, mark, text string) {
@@ -132,6 +136,14 @@ func (p *progress) end(r hub.Run) error {
 	if p.a.json {
 		return json.NewEncoder(p.out).Encode(map[string]hub.Run{"run": r})
 	}
+	if r.Parked != nil {
+		p.parked(r)
+		return nil
+	}
+	if r.Verdict == "" {
+		_, err := fmt.Fprintf(p.out, "\n%s goes on without you.\n", r.ID)
+		return err
+	}
 	sgr := red
 	if r.Verdict == hub.VerdictDone {
 		sgr = green
@@ -144,8 +156,16 @@ func (p *progress) end(r hub.Run) error {
 	return err
 }
 
+// parked shows what a run waits for that is put aside.
+func (p *progress) parked(r hub.Run) {
+	a := p.a
+	fmt.Fprintf(p.out, "\n%s · %s · %s\n", a.style(p.out, yellow, parkedText(r)), usageText(r.Usage), r.ID)
+	a.printHint(a.parkedHint(r))
+	a.printHint(fmt.Sprintf("follow it with `claude-hub logs -f %s`, end it with `claude-hub cancel %s`", r.ID, r.ID))
+}
+
 var verdictHints = map[hub.Verdict]string{
-	hub.VerdictLoginRequired: "sign in again with `claude-hub login`",
-	hub.VerdictParked:        "run it again then: the login is fine",
+	hub.VerdictLoginRequired: "sign in again with `claude-hub login`, and run it again; where `claude-hub serve` runs, a run waits for that and goes on by itself",
+	hub.VerdictParked:        "run it again then: the login is fine; where `claude-hub serve` runs, a run goes on by itself",
 	hub.VerdictTimedOut:      "give it longer with --timeout",
 }

@@ -25,6 +25,8 @@ type runOptions struct {
 	delivery string
 	tools    []string
 	limits   limitOptions
+	wait     bool
+	noPark   bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -38,7 +40,15 @@ its workspace: it can change everything in there, and nothing else.
 
 Shows what happens as it happens, and ends with the verdict, the usage, and what
 it would have cost at list price. With --json, each line is an event of the CLI,
-and the last line is the run's record.`,
+and the last line is the run's record.
+
+Where claude-hub serve runs, a run that needs a sign-in or the plan's next window
+is parked: the command says what it waits for and exits with 8, and the daemon goes
+on with the run by itself, in the same conversation; so it does with runs that its
+own end has interrupted. claude-hub logs -f follows such a run, and claude-hub
+cancel ends it. With --wait the command stays until the verdict: Ctrl-C then ends
+the waiting once the run is parked, and not the run. With --no-park, and without
+a daemon, the run ends there instead, with 4 or 8.`,
 		Example: `  claude-hub run "make the failing test pass"
   git diff main | claude-hub run --max-cost 0.50 - `,
 		Args:              args(want("PROMPT")),
@@ -53,6 +63,9 @@ and the last line is the run's record.`,
 	f.DurationVar(&o.timeout, "timeout", 0, "how long the run may take (default: the profile's, or 30m)")
 	f.StringVar(&o.delivery, "delivery", "", "gateway: no token in the sandbox (the default, if the profile has no other); copy: a working copy of the captured state, with the access token")
 	f.StringSliceVar(&o.tools, "allowed-tools", nil, "the CLI's tools to allow (default: all)")
+	f.BoolVar(&o.wait, "wait", false, "stay until the run has its verdict, also while it is parked")
+	f.BoolVar(&o.noPark, "no-park", false, "end the run where the daemon would park it")
+	c.MarkFlagsMutuallyExclusive("wait", "no-park")
 	o.limits.flags(f)
 	c.MarkFlagDirname("dir")                                         //nolint:errcheck // it fails only for a flag that isn't there
 	c.RegisterFlagCompletionFunc("resume", a.completeRuns)           //nolint:errcheck // likewise
@@ -77,7 +90,17 @@ func (a *app) run(ctx context.Context, o runOptions, prompt string) error {
 	show := newProgress(a)
 	ctx, stop := show.untilUnread(ctx)
 	defer stop()
-	r, err := e.Run(ctx, req, show.event)
+	w := &waiting{}
+	r, err := e.Run(ctx, req, func(line []byte) {
+		w.event(line)
+		show.event(line)
+	})
+	if o.wait && ctx.Err() == nil && (r.Parked != nil || r.ID == "" && w.id != "") { // parked, or the daemon is gone
+		if r.Parked != nil && !a.json {
+			show.parked(r)
+		}
+		r, err = a.wait(ctx, show, w)
+	}
 	if r.ID == "" {
 		return err
 	}
@@ -129,7 +152,7 @@ func (a *app) runRequest(o runOptions, prompt string) (api.RunRequest, error) {
 	limits, err := o.limits.limits()
 	return api.RunRequest{
 		Profile: name, Dir: dir, Prompt: text, Model: o.model, Resume: resume, Timeout: o.timeout,
-		Limits: limits, Delivery: delivery, AllowedTools: o.tools,
+		Limits: limits, Delivery: delivery, AllowedTools: o.tools, NoPark: o.noPark,
 	}, err
 }
 
@@ -150,7 +173,12 @@ func (a *app) readPrompt(arg string) (string, error) {
 // verdictError turns a run's verdict into the exit code. What happened has been
 // shown by then.
 func verdictError(r hub.Run) error {
+	if r.Parked != nil {
+		return exitStatus(exitParked)
+	}
 	switch r.Verdict {
+	case "": // somebody no longer waits for it
+		return exitStatus(exitUsage)
 	case hub.VerdictDone:
 		return nil
 	case hub.VerdictLoginRequired:
@@ -215,6 +243,12 @@ func (a *app) showRun(ctx context.Context, runs *runBook, arg string) error {
 		{"started", r.Started.Format(time.RFC3339)}, {"verdict", verdictText(r)}, {"took", span(ended(r).Sub(r.Started))},
 		{"usage", usageText(r.Usage)},
 	}
+	if r.Attempts > 1 {
+		rows = append(rows, []string{"attempts", fmt.Sprint(r.Attempts)})
+	}
+	if r.Parked != nil {
+		rows = append(rows, []string{"parked", ago(now(), r.Parked.Since) + ": " + printable(r.Parked.Reason, 200)}, []string{"", a.parkedHint(r)})
+	}
 	if r.AgentSession != "" {
 		rows = append(rows, []string{"session", r.AgentSession})
 	}
@@ -256,6 +290,8 @@ func ended(r hub.Run) time.Time {
 
 func verdictText(r hub.Run) string {
 	switch {
+	case r.Parked != nil:
+		return parkedText(r)
 	case r.Verdict == "":
 		return "running"
 	case r.Verdict == hub.VerdictParked && !r.Until.IsZero():
@@ -290,7 +326,7 @@ func (a *app) logsCommand() *cobra.Command {
 				return err
 			}
 			r, err := runs.store.Run(ctx, id)
-			if err != nil || r.Verdict == "" {
+			if err != nil || r.Verdict == "" && r.Parked == nil {
 				return err
 			}
 			return show.end(r)

@@ -30,8 +30,7 @@ processes go through it while it is there. At listen in config.yaml or in
 CLAUDE_HUB_LISTEN (default 127.0.0.1:3002, "off" for nowhere) it serves a page for
 sign-ins, whose operator is who opens a link from claude-hub operator.
 
-Under systemd, set KillMode=process: a refresh that is under way must be let
-finish, and does so by itself.`,
+claude-hub install prints a systemd unit, or a compose file, that runs it.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return a.serve(c.Context()) },
 	}
@@ -47,6 +46,7 @@ func (a *app) serve(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	defer outliveHelpers()
 	// Whoever reads the log may go away, such as a pager or a restarted journal:
 	// that is no reason to end every run.
 	pipe := make(chan os.Signal, 1)
@@ -73,6 +73,8 @@ func (a *app) serve(ctx context.Context) error {
 		log.Info("serving the operator's page", "url", page.URL(), "listen", page.Addr())
 	}
 	defer closePage()
+	stopRuns := e.parkRuns(log)
+	defer stopRuns()
 	s, err := server.New(cfg)
 	if err != nil {
 		return err
@@ -81,6 +83,7 @@ func (a *app) serve(ctx context.Context) error {
 	log.Info("serving", "socket", socketPath(h.dir), "pid", os.Getpid(), "version", version())
 	<-ctx.Done()
 	log.Info("stopping")
+	stopRuns()
 	return errors.Join(closePage(), s.Close()) // whoever signs in is told that it's the hub that stops
 }
 

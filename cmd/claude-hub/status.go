@@ -22,6 +22,7 @@ type statusReport struct {
 	Agent    agentState      `json:"agent"`
 	Sandbox  sandboxState    `json:"sandbox"`
 	Daemon   *api.Daemon     `json:"daemon,omitempty"` // absent when none runs
+	Parked   int             `json:"parked_runs,omitempty"`
 }
 
 type profileStatus struct {
@@ -74,6 +75,7 @@ func (a *app) status(ctx context.Context, only string) (statusReport, error) {
 		}
 		report.Profiles = append(report.Profiles, profileStatus{p, h.email(ctx, p.ID, s.Account), s})
 	}
+	report.Parked = h.parkedRuns(ctx)
 	if client, err := api.Dial(ctx, socketPath(h.dir)); err == nil {
 		defer client.Close()
 		if d, err := client.Daemon(ctx); err == nil {
@@ -124,6 +126,9 @@ func (a *app) showStatus(r statusReport) error {
 		rows = append(rows, []string{"", a.style(a.stdout, yellow, "warning: ") + printable(r.Agent.Warning, 200)})
 	}
 	rows = append(rows, []string{"sandbox", r.Sandbox.text()})
+	if r.Parked > 0 {
+		rows = append(rows, []string{"parked", fmt.Sprintf("%d runs wait, see claude-hub runs --running", r.Parked)})
+	}
 	daemon := "not running (runs and refreshes work without it)"
 	if r.Daemon != nil {
 		daemon = fmt.Sprintf("running, pid %d, since %s", r.Daemon.PID, r.Daemon.Started.Local().Format("2006-01-02 15:04"))

@@ -5,7 +5,8 @@
 //
 // Answers that last (a run, a lease) are streams of JSON lines. What such a
 // stream stands for lives as long as its connection: a client that goes away,
-// in any way, cancels its run and ends its lease.
+// in any way, cancels its run and ends its lease. A run that is parked has ended
+// for its connection: its record comes with hub.Run.Parked set and no verdict.
 package api
 
 import (
@@ -29,6 +30,9 @@ type RunRequest struct {
 	Limits       hub.Limits      `json:"limits"`
 	Delivery     hub.Delivery    `json:"delivery,omitempty"`
 	AllowedTools []string        `json:"allowed_tools,omitempty"` // empty: all tools
+	// NoPark has the run end, with its verdict, where the daemon would park it: for
+	// want of a login or of the plan's window, or because the daemon stops.
+	NoPark bool `json:"no_park,omitempty"`
 }
 
 // RunLine is one line of the answer to POST /api/v1/runs: events of the CLI as

@@ -57,7 +57,7 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	}()
 	first := Note{Subtype: NoteStarted, Run: x.record.ID}
 	if x.record.Attempts > 1 {
-		first.Subtype = NoteResumed
+		first.Subtype, first.Text = NoteResumed, "it goes on"
 	}
 	x.events.note(first)
 	e := x.execute(ctx)
