@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
@@ -365,8 +366,8 @@ func (t *target) writeCredential(content []byte) error {
 	return f.Chmod(0o600)
 }
 
-// settle gives everything its owner and makes it durable, from the inside out: as
-// long as the outermost directory is ours, nobody else can get in.
+// settle gives everything its owner and makes it durable, the outermost directory
+// last: as long as that is ours, nobody else can get in.
 func (t *target) settle(o Restore, names tree) error {
 	one := func(name string) error {
 		f, err := t.temp.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
@@ -381,18 +382,18 @@ func (t *target) settle(o Restore, names tree) error {
 		}
 		return f.Sync()
 	}
-	for _, name := range names.files {
-		if err := one(name); err != nil {
-			return err
-		}
+	var all errgroup.Group // several at once: a file system makes one journal entry of them
+	all.SetLimit(syncsAtOnce)
+	for _, name := range slices.Concat(names.files, names.dirs) {
+		all.Go(func() error { return one(name) })
 	}
-	for _, name := range slices.Backward(names.dirs) {
-		if err := one(name); err != nil {
-			return err
-		}
+	if err := all.Wait(); err != nil {
+		return err
 	}
 	return one(".")
 }
+
+const syncsAtOnce = 16
 
 func ownerError(o Restore, err error) error {
 	if errors.Is(err, syscall.EPERM) {
