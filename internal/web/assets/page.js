@@ -30,7 +30,10 @@ function wire() {
   const open = byID("open");
   if (open) open.addEventListener("click", () => byID("code").focus());
   for (const form of panel.querySelectorAll("form")) {
-    form.addEventListener("submit", () => { for (const b of form.querySelectorAll("button")) b.disabled = true; });
+    form.addEventListener("submit", (event) => { // once
+      if (form.dataset.sent) event.preventDefault();
+      form.dataset.sent = "yes";
+    });
   }
   countdown();
 }
