@@ -27,7 +27,7 @@ type OperatorLink struct {
 }
 
 // SignInRequest asks for a sign-in through the daemon's page, or to look on at the
-// one that is under way for this profile. It is the body of POST /api/v1/signins.
+// one that is under way for this profile. It is the body of POST /api/v1/sign-ins.
 type SignInRequest struct {
 	Profile hub.ProfileName `json:"profile"`
 	Timeout time.Duration   `json:"timeout,omitempty"` // nanoseconds; zero: 10 minutes
@@ -86,7 +86,7 @@ func (s SignIn) Err() error {
 	return s.Error.asError()
 }
 
-// SignInLine is one line of the answer to POST /api/v1/signins: each state as it
+// SignInLine is one line of the answer to POST /api/v1/sign-ins: each state as it
 // comes. An error says that there is no sign-in at all.
 type SignInLine struct {
 	SignIn *SignIn `json:"sign_in,omitempty"`
@@ -113,7 +113,7 @@ func (c *Client) Operator(ctx context.Context, req OperatorRequest) (OperatorLin
 // call has started, and no other.
 func (c *Client) SignIn(ctx context.Context, req SignInRequest, each func(SignIn)) (SignIn, error) {
 	var last SignIn
-	resp, err := c.do(ctx, http.MethodPost, "/signins", req)
+	resp, err := c.do(ctx, http.MethodPost, "/sign-ins", req)
 	if err != nil {
 		return last, err
 	}

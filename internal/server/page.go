@@ -23,7 +23,7 @@ type Page interface {
 
 func (s *Server) pageRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /api/v1/operator", s.operator)
-	mux.HandleFunc("POST /api/v1/signins", s.signIn)
+	mux.HandleFunc("POST /api/v1/sign-ins", s.signIn)
 }
 
 func (s *Server) operator(w http.ResponseWriter, r *http.Request) {
