@@ -80,22 +80,37 @@ func (t tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-func (t tab) text(css string) string {
-	text, err := chromedp.Run(t.ctx, chromedp.Text(chromedp.CSS(css)))
-	t.ts.Check(err)
-	return text
-}
-
-// see waits for an element and demands that it holds the text.
-func (t tab) see(css, text string) {
-	t.do(chromedp.WaitVisible(chromedp.CSS(css)))
-	if got := t.text(css); !strings.Contains(got, text) {
-		t.shoot("failure")
-		t.ts.Fatalf("%s says %q, want %q in it", css, got, text)
+// see waits until an element is there to be seen that holds the text, and returns
+// all of its text. The page replaces its parts and itself: what chromedp has found
+// may be gone when it looks again.
+func (t tab) see(css, text string) string {
+	look := fmt.Sprintf(`(() => { const e = document.querySelector(%q); return e && e.checkVisibility() ? "seen" + (e.innerText ?? "") : "" })()`, css)
+	got := ""
+	for deadline := time.Now().Add(browserPatience / 4); time.Now().Before(deadline) && t.ctx.Err() == nil; {
+		if got, _ = chromedp.Run(t.ctx, chromedp.Evaluate[string](look)); got != "" && strings.Contains(got, text) {
+			return strings.TrimPrefix(got, "seen")
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
+	t.shoot("failure")
+	t.ts.Fatalf("%s says %q, want %q in it", css, got, text)
+	return ""
 }
 
-func (t tab) click(css string) { t.do(chromedp.Click(chromedp.CSS(css))) }
+// click waits for an element and clicks on it, once.
+func (t tab) click(css string) {
+	var err error
+	for t.ctx.Err() == nil {
+		t.see(css, "")
+		if err = chromedp.Do(t.ctx, chromedp.Click(chromedp.CSS(css))); err == nil {
+			return
+		}
+		if !strings.Contains(err.Error(), "find node") { // it was replaced
+			break
+		}
+	}
+	t.ts.Fatalf("clicking on %s: %v", css, err)
+}
 
 // shoot keeps pictures of the page, if they are wanted: light and dark, wide and
 // narrow.
@@ -159,12 +174,12 @@ func (t tab) approve() string {
 	defer cancel()
 	other := tab{ctx: ctx, ts: t.ts}
 	other.click(`button[value="approve"]`)
-	other.do(chromedp.WaitVisible(chromedp.CSS("#code")))
-	return strings.TrimSpace(other.text("#code"))
+	return strings.TrimSpace(other.see("#code", "#"))
 }
 
 func (t tab) paste(code string) {
-	t.do(chromedp.WaitVisible(chromedp.CSS("#code")), chromedp.SendKeys(chromedp.CSS("#code"), code))
+	t.see("#code", "")
+	t.do(chromedp.SendKeys(chromedp.CSS("#code"), code))
 	t.click("#coded button")
 }
 
@@ -174,7 +189,7 @@ func (t tab) enter(link string) {
 	t.see("h1", "Make this browser")
 	t.shoot("invitation")
 	t.click("form button")
-	t.do(chromedp.WaitVisible(chromedp.CSS("#profiles")))
+	t.see("#profiles", "")
 }
 
 // browser SCENE LINK plays an owner at a real browser. LINK is a file with the
@@ -205,12 +220,12 @@ func (t tab) signsIn() {
 	t.fits()
 	t.shoot("ready")
 	t.click("#panel button")
-	t.do(chromedp.WaitVisible(chromedp.CSS("#open")))
+	t.see("#open", "")
 	t.see("#left", " left")
 	t.fits()
 	t.shoot("link")
 	t.click("summary")
-	t.do(chromedp.WaitVisible(chromedp.CSS("svg.qr")))
+	t.see("svg.qr", "")
 	t.fits()
 	t.shoot("qr")
 
@@ -218,12 +233,12 @@ func (t tab) signsIn() {
 	t.see(".trouble[role=alert]", "not the whole code")
 	first := t.approve()
 	t.paste("fake" + first)
-	t.do(chromedp.WaitVisible(chromedp.CSS("[data-state=link] .trouble")))
+	t.see("[data-state=link] .trouble", "")
 	t.see(".trouble[role=alert]", "Here is a new link")
 	t.fits()
 	t.shoot("refused")
 	t.paste(t.approve())
-	t.do(chromedp.WaitVisible(chromedp.CSS("[data-state=done]")))
+	t.see("[data-state=done]", "")
 	t.see("#headline", "Signed in")
 	t.see("#panel", "max")
 	t.see("#panel", "(in 29 days)")
@@ -241,14 +256,14 @@ func (t tab) signsIn() {
 // cancels starts, cancels in another tab, and sees it in the first.
 func (t tab) cancels() {
 	t.click("#panel button")
-	t.do(chromedp.WaitVisible(chromedp.CSS("#open")))
+	t.see("#open", "")
 	ctx, cancel := chromedp.NewContext(t.ctx)
 	defer cancel()
 	other := tab{ctx: ctx, ts: t.ts}
 	other.do(chromedp.Navigate(t.site() + "/signin/default"))
 	other.click(".foot button")
-	other.do(chromedp.WaitVisible(chromedp.CSS("[data-state=cancelled]")))
-	t.do(chromedp.WaitVisible(chromedp.CSS("[data-state=cancelled]")))
+	other.see("[data-state=cancelled]", "")
+	t.see("[data-state=cancelled]", "")
 	t.see("#panel", "The sign-in was cancelled, and nothing was captured.")
 	t.shoot("cancelled")
 }

@@ -146,6 +146,12 @@ func (a *app) signIn(ctx context.Context, h *home, name, in string, timeout time
 // loginWeb signs in through the page: of the daemon, or, where there is none, of
 // this process.
 func (a *app) loginWeb(ctx context.Context, o loginOptions) error {
+	if o.timeout <= 0 {
+		return fmt.Errorf("%w: the timeout %s is no time at all", hub.ErrInvalid, o.timeout)
+	}
+	if err := leaveNoCore(); err != nil {
+		return err
+	}
 	h, err := a.openHome()
 	if err != nil {
 		return err
@@ -160,7 +166,7 @@ func (a *app) loginWeb(ctx context.Context, o loginOptions) error {
 		defer client.Close()
 		link, err := client.Operator(ctx, api.OperatorRequest{Profile: req.Profile})
 		if err == nil {
-			return a.followSignIn(ctx, h, link, func(each func(api.SignIn)) error { _, err := client.SignIn(ctx, req, each); return err })
+			return a.followSignIn(ctx, h, link, o.quiet, func(each func(api.SignIn)) error { _, err := client.SignIn(ctx, req, each); return err })
 		}
 		if !errors.Is(err, hub.ErrNotFound) { // otherwise the daemon serves no page
 			return err
@@ -168,7 +174,7 @@ func (a *app) loginWeb(ctx context.Context, o loginOptions) error {
 	case !errors.Is(err, hub.ErrNotFound):
 		return err
 	}
-	return a.loginOwnPage(ctx, h, req)
+	return a.loginOwnPage(ctx, h, req, o.quiet)
 }
 
 // shownGrace is how long a page of this process waits for a browser to be shown
@@ -176,7 +182,7 @@ func (a *app) loginWeb(ctx context.Context, o loginOptions) error {
 const shownGrace = 5 * time.Second
 
 // loginOwnPage serves the page on loopback for as long as one sign-in takes.
-func (a *app) loginOwnPage(ctx context.Context, h *home, req api.SignInRequest) error {
+func (a *app) loginOwnPage(ctx context.Context, h *home, req api.SignInRequest, quiet bool) error {
 	r, err := a.newRefresher(h, a.log())
 	if err != nil {
 		return err
@@ -191,7 +197,7 @@ func (a *app) loginOwnPage(ctx context.Context, h *home, req api.SignInRequest) 
 	if err != nil {
 		return err
 	}
-	return a.followSignIn(ctx, h, link, func(each func(api.SignIn)) error {
+	return a.followSignIn(ctx, h, link, quiet, func(each func(api.SignIn)) error {
 		var last api.SignIn
 		err := p.SignIn(ctx, req, func(s api.SignIn) { last = s; each(s) })
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shownGrace)
@@ -202,15 +208,20 @@ func (a *app) loginOwnPage(ctx context.Context, h *home, req api.SignInRequest) 
 }
 
 // followSignIn shows the link and then each state of a sign-in, to its end.
-func (a *app) followSignIn(ctx context.Context, h *home, link api.OperatorLink, follow func(each func(api.SignIn)) error) error {
+func (a *app) followSignIn(ctx context.Context, h *home, link api.OperatorLink, quiet bool, follow func(each func(api.SignIn)) error) error {
 	a.showLink(a.stderr, "Open this link in a browser; the sign-in goes on there:", link)
+	say := func(words string) {
+		if words != "" && !quiet {
+			fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, dim, "…"), words)
+		}
+	}
 	var last api.SignIn
 	err := follow(func(s api.SignIn) {
 		if s.Note != last.Note {
-			fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, dim, "…"), printable(s.Note, 600))
+			say(printable(s.Note, 600))
 		}
-		if words := stateWords(s); words != "" && (s.State != last.State || s.Trouble != last.Trouble) {
-			fmt.Fprintf(a.stderr, "%s %s\n", a.style(a.stderr, dim, "…"), words)
+		if s.State != last.State || s.Trouble != last.Trouble {
+			say(stateWords(s))
 		}
 		last = s
 	})
@@ -241,6 +252,8 @@ func stateWords(s api.SignIn) string {
 		return "checking the code"
 	case api.SignInCapturing:
 		return "capturing the login"
+	case api.SignInStopping:
+		return "ending the claude CLI"
 	}
 	return ""
 }

@@ -85,7 +85,7 @@ func (v *visitor) signIn() {
 
 // websignin HOW CODE ARG... runs `claude-hub login --web ARG...` with the owner at a
 // browser without scripts, who signs in, cancels on the page, interrupts the
-// command, or never comes. It demands the exit code.
+// command, stops the daemon, or never comes. It demands the exit code.
 func cmdWebSignIn(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: websignin HOW CODE ARG...")
@@ -109,6 +109,12 @@ func cmdWebSignIn(ts *testscript.TestScript, neg bool, args []string) {
 		case args[0] == "cancels" && link != "":
 			v := visit(ts, link)
 			v.press("cancel", url.Values{"id": {v.find(signInID)}})
+		case args[0] == "stops-the-daemon" && waiting:
+			var pid int
+			if _, err := fmt.Sscanf(ts.ReadFile("hub/serve.lock"), "pid %d,", &pid); err != nil || pid < 2 {
+				ts.Fatalf("the daemon's lock does not name it: %v", err)
+			}
+			ts.Check(syscall.Kill(pid, syscall.SIGINT))
 		case args[0] == "interrupts" && waiting:
 			ts.Check(cmd.Process.Signal(syscall.SIGINT))
 		}
