@@ -115,7 +115,7 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 	root.AddCommand(
 		a.initCommand(), a.loginCommand(), a.importCommand(), a.profileCommand(), a.recoverCommand(),
 		a.exportCommand(), a.restoreCommand(), a.keyCommand(),
-		a.statusCommand(), a.checkCommand(), a.refreshCommand(), a.refreshHelperCommand(),
+		a.statusCommand(), a.checkCommand(), a.doctorCommand(), a.refreshCommand(), a.refreshHelperCommand(),
 		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
 		a.serveCommand(), a.operatorCommand(), a.agentCommand(), a.imageCommand(), a.demoCommand(), a.versionCommand(),
 	)

@@ -195,7 +195,16 @@ func (d *demo) signIn(ctx context.Context) error {
 	if _, err := d.hub(ctx, "init"); err != nil {
 		return err
 	}
-	cmd := d.command(ctx, d.self, "login")
+	if err := d.signInWith(ctx); err != nil {
+		return err
+	}
+	d.say("Signed in with the claude CLI's own sign-in. The login is encrypted in the vault.")
+	return nil
+}
+
+// signInWith is a sign-in with those flags.
+func (d *demo) signInWith(ctx context.Context, flags ...string) error {
+	cmd := d.command(ctx, d.self, append([]string{"login"}, flags...)...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -211,7 +220,6 @@ func (d *demo) signIn(ctx context.Context) error {
 	if err := errors.Join(err, cmd.Wait()); err != nil {
 		return fmt.Errorf("signing in: %w: %s", err, said)
 	}
-	d.say("Signed in with the claude CLI's own sign-in. The login is encrypted in the vault.")
 	return nil
 }
 

@@ -113,7 +113,7 @@ var storeCheck = check{
 }
 
 func lookAtStore(ctx context.Context, p *patient) []Finding {
-	if !exists(p.path("key")) {
+	if !exists(p.keyPath()) && !exists(p.path("vault")) {
 		return nil // no init was made here: the key check says so
 	}
 	path := p.path("hub.db")

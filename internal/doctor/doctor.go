@@ -88,6 +88,7 @@ type Repair struct {
 // looked at.
 type Config struct {
 	Dir     string           // the hub's directory, absolute
+	KeyFile string           // the key, where a secret store has put it; "": it is in Dir
 	Look    []string         // directories with a captured login, to look at, too
 	Environ []string         // nil: none
 	Version string           // of this program; "": its daemon's is not compared
@@ -102,7 +103,8 @@ type Config struct {
 	Finish func(ctx context.Context, profile hub.ProfileID) error
 	// Sandboxes returns what runs could be confined with, the chosen one first.
 	Sandboxes func() []Sandbox
-	// Images returns the container images that runs here would use.
+	// Images returns the container images that runs here use: none where they need
+	// none.
 	Images func(ctx context.Context) []Image
 	// Date asks the platform for its clock. Nil: nobody is asked.
 	Date func(ctx context.Context) (time.Time, error)
@@ -144,7 +146,9 @@ type Sandbox struct {
 	Name   string
 	Wanted bool // the settings demand this one: if it does not work, nothing does
 	Engine bool // it is a container engine
-	Check  func(ctx context.Context) error
+	// Check tries it. hub.ErrNotFound of an engine means that only the image is
+	// missing.
+	Check func(ctx context.Context) error
 }
 
 // Image is a container image.
@@ -380,7 +384,12 @@ type patient struct {
 
 func newPatient(cfg Config) *patient {
 	p := &patient{Config: cfg}
-	p.key = sync.OnceValues(func() (vault.Key, error) { return vault.ReadKey(p.path("key")) })
+	p.key = sync.OnceValues(func() (vault.Key, error) {
+		if p.KeyFile != "" {
+			return vault.ReadMountedKey(p.KeyFile)
+		}
+		return vault.ReadKey(p.keyPath())
+	})
 	p.backend = sync.OnceValues(func() (*vault.FileBackend, error) { return vault.Look(p.path("vault")) })
 	p.settings = sync.OnceValues(func() (Settings, error) {
 		if p.Settings == nil {

@@ -181,6 +181,15 @@ var vaultFaults = []fault{
 		w.must(os.Remove(w.path("key")))
 		w.must(os.RemoveAll(w.path("vault")))
 	}},
+	{id: "key-missing", name: "secret", says: "CLAUDE_HUB_KEY_FILE", arrange: func(w *world) {
+		w.cfg.KeyFile = filepath.Join(w.t.TempDir(), "secret")
+	}},
+	{id: "key-invalid", name: "open secret", says: "0644", arrange: func(w *world) {
+		key, err := os.ReadFile(w.path("key"))
+		w.must(err)
+		w.cfg.KeyFile = w.file("secret", key)
+		w.must(os.Chmod(w.cfg.KeyFile, 0o644))
+	}},
 	{id: "key-invalid", says: "AGE-SECRET-KEY-1", arrange: func(w *world) {
 		w.write("key", "this is my key\n")
 	}},

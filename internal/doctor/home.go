@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 func (p *patient) path(elements ...string) string {
 	return filepath.Join(append([]string{p.Dir}, elements...)...)
 }
+
+func (p *patient) keyPath() string { return cmp.Or(p.KeyFile, p.path("key")) }
 
 // getenv returns the last value of a variable in the environment looked at.
 func (p *patient) getenv(name string) string {

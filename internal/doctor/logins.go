@@ -248,7 +248,7 @@ func (p *patient) spareOf(l Login) []Finding {
 }
 
 func (p *patient) interrupted(l Login) []Finding {
-	if !l.Interrupted {
+	if !l.Interrupted || l.Health == hub.HealthLoginRequired { // then the directory is the evidence, and a sign-in ends it
 		return nil
 	}
 	f := Finding{

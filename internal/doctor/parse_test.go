@@ -35,6 +35,10 @@ func TestWhatIsNoFault(t *testing.T) {
 		"a record of a newer version's": func(w *world) {
 			w.write("vault/records/"+string(w.profile.ID)+"/shiny/00000000000000000001", "who knows")
 		},
+		"a key from a secret store": func(w *world) {
+			w.cfg.KeyFile = filepath.Join(w.t.TempDir(), "secret")
+			w.must(os.Rename(w.path("key"), w.cfg.KeyFile))
+		},
 		"a profile without a policy and with a spare": func(w *world) { w.spare(time.Hour) },
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {

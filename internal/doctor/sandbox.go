@@ -2,9 +2,12 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 const groupSandbox = "sandbox and engine"
@@ -31,6 +34,8 @@ func lookAtSandboxes(ctx context.Context, p *patient) []Finding {
 		switch {
 		case err == nil:
 			return nil
+		case s.Engine && errors.Is(err, hub.ErrNotFound) && s.Wanted:
+			return nil // the engine answers; the image check says what is missing
 		case s.Wanted && s.Engine:
 			return []Finding{{
 				ID: "engine", Level: LevelError,

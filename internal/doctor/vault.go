@@ -31,10 +31,17 @@ var keyCheck = check{
 
 func lookAtKey(_ context.Context, p *patient) []Finding {
 	_, err := p.key()
-	path := p.path("key")
+	path := p.keyPath()
 	switch {
-	case err == nil || errors.Is(err, hub.ErrRefused) && !isLink(path):
+	case err == nil || errors.Is(err, hub.ErrRefused) && !isLink(path) && p.KeyFile == "":
 		return nil // permissions and owners have findings of their own
+	case errors.Is(err, hub.ErrNotFound) && p.KeyFile != "":
+		return []Finding{{
+			ID: "key-missing", Level: LevelError,
+			Symptom: fmt.Sprintf("there is no key at %s", path),
+			Cause:   "CLAUDE_HUB_KEY_FILE names a secret that is not mounted here",
+			Fix:     hub.HintOf(err),
+		}}
 	case errors.Is(err, hub.ErrNotFound) && !exists(p.path("vault")):
 		return []Finding{{
 			ID: "key-missing", Level: LevelError,
@@ -78,7 +85,7 @@ var vaultCheck = check{
 func lookAtVault(ctx context.Context, p *patient) []Finding {
 	if _, err := p.backend(); err != nil {
 		switch {
-		case errors.Is(err, hub.ErrNotFound) && !exists(p.path("key")):
+		case errors.Is(err, hub.ErrNotFound) && !exists(p.keyPath()):
 			return nil // the key check says that there was no init
 		case errors.Is(err, hub.ErrRefused) && !isLink(p.path("vault")), errors.Is(err, fs.ErrPermission):
 			return nil // permissions or owner
@@ -315,7 +322,7 @@ func (p *patient) unopened(records int, foreign, current, old []string) []Findin
 			ID: "key-wrong", Level: LevelError,
 			Symptom: fmt.Sprintf("the key does not open %d of the vault's %d records", len(foreign), records),
 			Cause:   cause,
-			Fix:     fmt.Sprintf("put the key that this vault was made with back to %s. With a recovery key instead: move the directory away, `claude-hub init`, `claude-hub recover`", p.path("key")),
+			Fix:     fmt.Sprintf("put the key that this vault was made with back to %s. With a recovery key instead: move the directory away, `claude-hub init`, `claude-hub recover`", p.keyPath()),
 		})
 	}
 	if len(current) > 0 {
@@ -355,7 +362,7 @@ func lookAtRecovery(ctx context.Context, p *patient) []Finding {
 	if len(settings.RecoveryRecipients) == 0 {
 		return []Finding{{
 			ID: "recovery-none", Level: LevelWarning,
-			Symptom: fmt.Sprintf("only the key at %s opens the vault", p.path("key")),
+			Symptom: fmt.Sprintf("only the key at %s opens the vault", p.keyPath()),
 			Cause:   "config.yaml names no recovery_recipients",
 			Fix:     "make a key with `age-keygen`, keep its secret half off this machine, and name the public half (age1…) in " + p.path("config.yaml") + "; or keep a copy of the key file somewhere safe",
 		}}
