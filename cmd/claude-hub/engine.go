@@ -217,6 +217,7 @@ func (l leased) Refusal() *run.Refusal {
 // runBook is what the commands that look at runs need, without a refresher or a
 // gateway.
 type runBook struct {
+	home   *home
 	store  *store.Store
 	runner *run.Runner
 }
@@ -236,7 +237,7 @@ func (a *app) openRuns(ctx context.Context) (*runBook, error) {
 	}
 	closeInterrupted(ctx, r, a.log())
 	a.sweepLeft(ctx, h, a.log())
-	return &runBook{s, r}, nil
+	return &runBook{h, s, r}, nil
 }
 
 // closeInterrupted takes care of runs whose process has died. One that can't be
@@ -249,6 +250,8 @@ func closeInterrupted(ctx context.Context, r *run.Runner, log *slog.Logger) {
 
 func (b *runBook) Close() error { return b.store.Close() }
 
+// list returns a profile's runs, also those under an earlier name of it; of a name
+// that no profile has (any more), those that were under it.
 func (b *runBook) list(ctx context.Context, profile string, limit int, running bool) ([]hub.Run, error) {
 	f := store.Filter{Limit: limit, Running: running}
 	if profile != "" {
@@ -256,7 +259,14 @@ func (b *runBook) list(ctx context.Context, profile string, limit int, running b
 		if err != nil {
 			return nil, err
 		}
-		f.Profile = name
+		switch p, err := b.home.vault.Profile(ctx, name); {
+		case err == nil:
+			f.Of = p
+		case errors.Is(err, hub.ErrNotFound):
+			f.Profile = name
+		default:
+			return nil, err
+		}
 	}
 	return b.store.Runs(ctx, f)
 }

@@ -77,7 +77,7 @@ func (a *app) profileRenameCommand() *cobra.Command {
 		Use:   "rename OLD NEW",
 		Short: "Give a profile another name",
 		Long: `Gives the profile OLD the name NEW. Its ID, its login, its policy and whether it
-is the default stay. Runs that were recorded under the old name keep it.`,
+is the default stay, and so do its runs.`,
 		Args:              args(want("OLD", "NEW")),
 		ValidArgsFunction: firstArg(a.completeProfiles),
 		RunE: func(c *cobra.Command, args []string) error {

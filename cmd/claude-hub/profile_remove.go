@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -156,7 +157,7 @@ const runPatience = time.Minute
 
 // live returns the profile's runs that have not ended, parked ones among them.
 func (b *runBook) live(ctx context.Context, p hub.Profile) ([]hub.RunID, error) {
-	records, err := b.store.Runs(ctx, store.Filter{Profile: p.Name, Running: true})
+	records, err := b.store.Runs(ctx, store.Filter{Of: p, Running: true, Limit: math.MaxInt32})
 	if err != nil {
 		return nil, err
 	}

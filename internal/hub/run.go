@@ -106,20 +106,22 @@ func (u Usage) Tokens() int64 {
 
 // Run is the record of one run, from queued to verdict.
 type Run struct {
-	ID       RunID       `json:"id"`
-	Profile  ProfileName `json:"profile"`
-	Dir      string      `json:"dir"`             // the workspace on the host
-	Prompt   string      `json:"prompt"`          // its first 2,000 bytes
-	Model    string      `json:"model,omitempty"` // as asked for; empty is the CLI's choice
-	Delivery Delivery    `json:"delivery"`
-	Started  time.Time   `json:"started"`
-	Ended    time.Time   `json:"ended,omitzero"`
-	Verdict  Verdict     `json:"verdict,omitempty"`
-	Reason   string      `json:"reason,omitempty"` // one line for a person; empty when done
-	Until    time.Time   `json:"until,omitzero"`   // when parked: the earliest time to try again
-	Result   string      `json:"result,omitempty"` // the CLI's closing words, bounded
-	ExitCode int         `json:"exit_code"`        // of the CLI; -1 if it did not exit by itself
-	Usage    Usage       `json:"usage"`
+	ID RunID `json:"id"`
+	// ProfileID is empty in the records of older hubs.
+	ProfileID ProfileID   `json:"profile_id,omitempty"`
+	Profile   ProfileName `json:"profile"`         // its name at the time
+	Dir       string      `json:"dir"`             // the workspace on the host
+	Prompt    string      `json:"prompt"`          // its first 2,000 bytes
+	Model     string      `json:"model,omitempty"` // as asked for; empty is the CLI's choice
+	Delivery  Delivery    `json:"delivery"`
+	Started   time.Time   `json:"started"`
+	Ended     time.Time   `json:"ended,omitzero"`
+	Verdict   Verdict     `json:"verdict,omitempty"`
+	Reason    string      `json:"reason,omitempty"` // one line for a person; empty when done
+	Until     time.Time   `json:"until,omitzero"`   // when parked: the earliest time to try again
+	Result    string      `json:"result,omitempty"` // the CLI's closing words, bounded
+	ExitCode  int         `json:"exit_code"`        // of the CLI; -1 if it did not exit by itself
+	Usage     Usage       `json:"usage"`
 	// AgentSession is the CLI's own session ID, for `claude --resume`.
 	AgentSession string `json:"agent_session,omitempty"`
 	// Parked is set while the run is put aside, and has no verdict, until what it

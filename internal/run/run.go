@@ -210,7 +210,7 @@ func (r *Runner) Run(ctx context.Context, req Request, sink func(line []byte)) (
 	}
 	started := r.cfg.Now().UTC()
 	record := hub.Run{
-		ID: hub.NewRunID(started), Profile: req.Profile.Name, Dir: req.Dir, Prompt: excerpt(req.Prompt, maxPrompt),
+		ID: hub.NewRunID(started), Profile: req.Profile.Name, ProfileID: req.Profile.ID, Dir: req.Dir, Prompt: excerpt(req.Prompt, maxPrompt),
 		Model: req.Model, Delivery: req.Delivery, Started: started,
 		Attempts: 1,
 	}

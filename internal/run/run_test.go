@@ -28,7 +28,7 @@ func TestADoneRun(t *testing.T) {
 	req.Model = "sonnet"
 	r, lines := f.run(t, req)
 	want := hub.Run{
-		ID: r.ID, Profile: "default", Dir: f.workspace, Prompt: "succeed please [secret]", Model: "sonnet", Delivery: hub.DeliveryGateway,
+		ID: r.ID, Profile: "default", ProfileID: "p-1", Dir: f.workspace, Prompt: "succeed please [secret]", Model: "sonnet", Delivery: hub.DeliveryGateway,
 		Started: r.Started, Ended: r.Ended, Verdict: hub.VerdictDone, Result: "all done",
 		Usage:        hub.Usage{Requests: 2, InputTokens: 10, Cost: 42},
 		AgentSession: "0f0e0d0c-0000-4000-8000-000000000001", Attempts: 1,

@@ -103,7 +103,8 @@ func (r *Runner) findSession(ctx context.Context, req *Request) error {
 	if err != nil {
 		return err
 	}
-	if before.Profile != req.Profile.Name || before.Dir != req.Dir {
+	same := before.ProfileID == req.Profile.ID || before.ProfileID == "" && before.Profile == req.Profile.Name
+	if !same || before.Dir != req.Dir {
 		return hub.Hint(fmt.Errorf("%w: run %s was of profile %s in %s", hub.ErrInvalid, before.ID, before.Profile, before.Dir),
 			"go on with a run of the same profile, in the same directory")
 	}

@@ -16,17 +16,20 @@ import (
 
 // Filter chooses runs. The zero value chooses the newest 1,000.
 type Filter struct {
-	Profile hub.ProfileName // "" means all
-	Running bool            // only runs that have no verdict; parked ones have none
-	Parked  bool            // only runs that are parked
-	Limit   int             // 0 means 1,000
-	Before  hub.RunID       // only runs made before this one, for paging; "" means from the newest
+	Profile hub.ProfileName // those under this name at the time; "" means all
+	// Of is the profile whose runs are chosen, under whatever name; those of older
+	// hubs, which noted no ID, by its name. The zero value means all.
+	Of      hub.Profile
+	Running bool      // only runs that have no verdict; parked ones have none
+	Parked  bool      // only runs that are parked
+	Limit   int       // 0 means 1,000
+	Before  hub.RunID // only runs made before this one, for paging; "" means from the newest
 }
 
 const (
 	defaultLimit = 1000
 	runColumns   = `id, profile, dir, prompt, model, delivery, started, ended, verdict, reason, until, result, exit_code, usage, agent_session,
-		parked_cause, parked_reason, parked_since, parked_until, attempts, interruptions`
+		parked_cause, parked_reason, parked_since, parked_until, attempts, interruptions, profile_id`
 )
 
 // CreateRun records a new run. A run of the same ID is [hub.ErrExists]. Times
@@ -37,10 +40,10 @@ func (s *Store) CreateRun(ctx context.Context, r hub.Run) error {
 		return fmt.Errorf("recording run %s: %w", r.ID, err)
 	}
 	p := parking(r)
-	_, err = s.write.ExecContext(ctx, `INSERT INTO runs (`+runColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+	_, err = s.write.ExecContext(ctx, `INSERT INTO runs (`+runColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		r.ID, r.Profile, r.Dir, r.Prompt, r.Model, r.Delivery, micros(r.Started), micros(r.Ended),
 		r.Verdict, r.Reason, micros(r.Until), r.Result, r.ExitCode, string(usage), r.AgentSession,
-		p.Cause, p.Reason, micros(p.Since), micros(p.Until), r.Attempts, r.Interruptions)
+		p.Cause, p.Reason, micros(p.Since), micros(p.Until), r.Attempts, r.Interruptions, r.ProfileID)
 	var e *sqlite.Error
 	if errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY {
 		return fmt.Errorf("%w: run %s", hub.ErrExists, r.ID)
@@ -82,6 +85,26 @@ func (s *Store) UpdateRun(ctx context.Context, r hub.Run) error {
 	return fmt.Errorf("%w: run %s has its verdict already: %s", hub.ErrConflict, r.ID, had.Verdict)
 }
 
+// Forget removes the record of a run that has its verdict. One that is not there
+// is fine; one that has none yet is [hub.ErrConflict].
+func (s *Store) Forget(ctx context.Context, id hub.RunID) error {
+	result, err := s.write.ExecContext(ctx, `DELETE FROM runs WHERE id = ? AND verdict <> ''`, id)
+	if err != nil {
+		return fmt.Errorf("forgetting run %s: %w", id, err)
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	_, err = s.Run(ctx, id)
+	if errors.Is(err, hub.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: run %s has no verdict yet", hub.ErrConflict, id)
+	}
+	return err
+}
+
 // Run returns the run of that ID, or [hub.ErrNotFound].
 func (s *Store) Run(ctx context.Context, id hub.RunID) (hub.Run, error) {
 	r, err := scanRun(s.read.QueryRowContext(ctx, `SELECT `+runColumns+` FROM runs WHERE id = ?`, id))
@@ -99,6 +122,9 @@ func (s *Store) Runs(ctx context.Context, f Filter) ([]hub.Run, error) {
 	query, args := `SELECT `+runColumns+` FROM runs WHERE true`, []any(nil)
 	if f.Profile != "" {
 		query, args = query+` AND profile = ?`, append(args, f.Profile)
+	}
+	if f.Of.ID != "" {
+		query, args = query+` AND (profile_id = ? OR profile_id = '' AND profile = ?)`, append(args, f.Of.ID, f.Of.Name)
 	}
 	if f.Running {
 		query += ` AND verdict = ''`
@@ -142,7 +168,7 @@ func scanRun(row interface{ Scan(...any) error }) (hub.Run, error) {
 	)
 	err := row.Scan(&r.ID, &r.Profile, &r.Dir, &r.Prompt, &r.Model, &r.Delivery, &started, &ended,
 		&r.Verdict, &r.Reason, &until, &r.Result, &r.ExitCode, &usage, &r.AgentSession,
-		&p.Cause, &p.Reason, &since, &again, &r.Attempts, &r.Interruptions)
+		&p.Cause, &p.Reason, &since, &again, &r.Attempts, &r.Interruptions, &r.ProfileID)
 	if err != nil {
 		return hub.Run{}, err
 	}

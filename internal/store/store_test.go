@@ -133,7 +133,7 @@ func TestRunRoundTrip(t *testing.T) {
 	zone := time.FixedZone("+0530", 19800)
 	at := time.Date(2026, 3, 29, 2, 30, 0, 123456000, zone)
 	r := hub.Run{
-		ID: hub.NewRunID(at), Profile: "alice", Dir: "/w/ü", Prompt: "say 'hi'; DROP TABLE runs", Model: "m",
+		ID: hub.NewRunID(at), Profile: "alice", ProfileID: "p-alice", Dir: "/w/ü", Prompt: "say 'hi'; DROP TABLE runs", Model: "m",
 		Delivery: hub.DeliveryCopy, Started: at,
 	}
 	if err := s.CreateRun(t.Context(), r); err != nil {
@@ -199,7 +199,8 @@ func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	for _, column := range []string{"parked_cause", "parked_reason", "parked_since", "parked_until", "attempts", "interruptions"} {
+	alter(t, path, `DROP INDEX runs_by_profile_id`)
+	for _, column := range []string{"parked_cause", "parked_reason", "parked_since", "parked_until", "attempts", "interruptions", "profile_id"} {
 		alter(t, path, `ALTER TABLE runs DROP COLUMN `+column)
 	}
 	alter(t, path, `DELETE FROM goose_db_version WHERE version_id > 1`)
@@ -256,7 +257,10 @@ func TestRunsFilters(t *testing.T) {
 		r := newRun()
 		r.ID = hub.NewRunID(r.Started.Add(time.Duration(i) * time.Second))
 		if i%2 == 0 {
-			r.Profile = "alice"
+			r.Profile, r.ProfileID = "alice", "p-alice"
+		}
+		if i == 2 || i == 5 { // under another name at the time, and by an older hub
+			r.Profile, r.ProfileID = map[int]hub.ProfileName{2: "before", 5: "alice"}[i], map[int]hub.ProfileID{2: "p-alice"}[i]
 		}
 		if err := s.CreateRun(t.Context(), r); err != nil {
 			t.Fatal(err)
@@ -280,10 +284,12 @@ func TestRunsFilters(t *testing.T) {
 		want   []int
 	}{
 		"all, newest first": {store.Filter{}, []int{5, 4, 3, 2, 1, 0}},
-		"profile":           {store.Filter{Profile: "alice"}, []int{4, 2, 0}},
+		"name":              {store.Filter{Profile: "alice"}, []int{5, 4, 0}},
+		"profile":           {store.Filter{Of: hub.Profile{ID: "p-alice", Name: "alice"}}, []int{5, 4, 2, 0}},
+		"another profile":   {store.Filter{Of: hub.Profile{ID: "p-bob", Name: "before"}}, nil},
 		"running":           {store.Filter{Running: true}, []int{5, 4, 3}},
 		"parked":            {store.Filter{Parked: true}, []int{3}},
-		"both":              {store.Filter{Profile: "alice", Running: true}, []int{4}},
+		"both":              {store.Filter{Of: hub.Profile{ID: "p-alice"}, Running: true}, []int{4}},
 		"limit":             {store.Filter{Limit: 2}, []int{5, 4}},
 		"next page":         {store.Filter{Limit: 2, Before: ids[4]}, []int{3, 2}},
 		"nobody":            {store.Filter{Profile: "bob"}, nil},
@@ -303,6 +309,29 @@ func TestRunsFilters(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" || runs == nil {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+func TestOnlyRunsThatHaveEndedAreForgotten(t *testing.T) {
+	s, _ := create(t)
+	r := newRun()
+	if err := s.CreateRun(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Forget(t.Context(), r.ID); !errors.Is(err, hub.ErrConflict) {
+		t.Errorf("one that goes on: %v; want ErrConflict", err)
+	}
+	r.Verdict = hub.VerdictDone
+	if err := s.UpdateRun(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Forget(t.Context(), r.ID); err != nil {
+			t.Errorf("Forget: %v", err)
+		}
+	}
+	if _, err := s.Run(t.Context(), r.ID); !errors.Is(err, hub.ErrNotFound) {
+		t.Errorf("it is there still: %v", err)
 	}
 }
 
