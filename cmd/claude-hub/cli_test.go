@@ -177,6 +177,8 @@ func cmdPlatform(ts *testscript.TestScript, _ bool, args []string) {
 		sim.ExpireAccess()
 	case "revokes-logins":
 		sim.RevokeLogins()
+	case "clock-ahead":
+		sim.SetClockSkew(10 * time.Minute)
 	case "is-used-up":
 		d, err := time.ParseDuration(append(args, "1h")[1])
 		ts.Check(err)
@@ -197,11 +199,11 @@ func cmdCounts(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// await PATH waits until the file is there.
+// await PATTERN waits until there is such a file.
 func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	path := ts.MkAbs(args[0])
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
+		if found, _ := filepath.Glob(path); len(found) > 0 {
 			return
 		}
 	}

@@ -77,7 +77,7 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 		return box, release, nil
 	}
 	if ctx.Err() != nil {
-		return nil, nil, noContainer
+		return nil, nil, cancelledBefore(ctx)
 	}
 	box, release, err := a.sandboxPlace(ctx, agentPath)
 	if err == nil {
@@ -85,10 +85,14 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 		return box, release, nil
 	}
 	if ctx.Err() != nil {
-		return nil, nil, err
+		return nil, nil, cancelledBefore(ctx)
 	}
 	say(fmt.Sprintf("signing in on this machine itself: no container (%s), and no sandbox (%s)", whyNot(noContainer), whyNot(err)))
 	return here, func() {}, nil
+}
+
+func cancelledBefore(ctx context.Context) error {
+	return fmt.Errorf("%w before the sign-in began (%w)", hub.ErrCancelled, context.Cause(ctx))
 }
 
 // whyNot is an error as a part of a sentence, with what can be done.
@@ -132,12 +136,12 @@ func (a *app) containerPlace(ctx context.Context, h *home, agentPath string) (lo
 	return nil, nil, bestOf(errs)
 }
 
-// bestOf returns the error that helps most: of an engine that answers, if there
-// is one.
+// bestOf returns the error that helps most: of an engine that answers but has no
+// image, if there is one.
 func bestOf(errs []error) error {
 	for _, err := range errs {
 		if errors.Is(err, hub.ErrNotFound) && strings.Contains(err.Error(), "image") {
-			return hub.Hint(err, "build it with `claude-hub image build`")
+			return err
 		}
 	}
 	return errs[0]
