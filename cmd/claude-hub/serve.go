@@ -46,13 +46,13 @@ func (a *app) serve(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	defer outliveHelpers()
 	// Whoever reads the log may go away, such as a pager or a restarted journal:
 	// that is no reason to end every run.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	defer signal.Stop(pipe)
 	log := slog.New(slog.NewTextHandler(secret.NewWriter(a.stderr), nil))
+	defer outliveHelpers(log)
 	e, err := a.newEngine(ctx, h, log)
 	if err != nil {
 		return err
@@ -67,12 +67,11 @@ func (a *app) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	closePage := func() error { return nil }
 	if page != nil {
-		cfg.Page, closePage = page, page.Close
+		cfg.Page = page
 		log.Info("serving the operator's page", "url", page.URL(), "listen", page.Addr())
 	}
-	defer closePage()
+	defer page.Close()
 	stopRuns := e.parkRuns(log)
 	defer stopRuns()
 	s, err := server.New(cfg)
@@ -84,7 +83,7 @@ func (a *app) serve(ctx context.Context) error {
 	<-ctx.Done()
 	log.Info("stopping")
 	stopRuns()
-	return errors.Join(closePage(), s.Close()) // whoever signs in is told that it's the hub that stops
+	return errors.Join(page.Close(), s.Close()) // whoever signs in is told that it's the hub that stops
 }
 
 // lockDaemon makes this process the directory's only daemon until unlock is

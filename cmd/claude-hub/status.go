@@ -132,6 +132,9 @@ func (a *app) showStatus(r statusReport) error {
 	daemon := "not running (runs and refreshes work without it)"
 	if r.Daemon != nil {
 		daemon = fmt.Sprintf("running, pid %d, since %s", r.Daemon.PID, r.Daemon.Started.Local().Format("2006-01-02 15:04"))
+		if r.Daemon.Page != "" {
+			daemon += ", page at " + printable(r.Daemon.Page, 200)
+		}
 	}
 	return a.table(append(rows, []string{"daemon", daemon}))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -145,12 +146,17 @@ func TestLinkIsGoodOnce(t *testing.T) {
 func TestLogoutEndsTheSession(t *testing.T) {
 	s := newSite(t, nil)
 	b := s.operator()
-	next, stop := b.follow("default")
-	defer stop()
-	next("none")
+	stream, err := b.Get(s.URL() + "/signin/default/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
 	cookie := b.Jar.Cookies(mustParse(s.URL()))
 	if a := b.post("/logout", nil); a.status != http.StatusOK || !strings.Contains(a.header.Get("Set-Cookie"), "Max-Age=0") {
 		t.Errorf("%d %q", a.status, a.header.Get("Set-Cookie"))
+	}
+	if _, err := io.ReadAll(stream.Body); err != nil { // it ends
+		t.Errorf("the open stream: %v", err)
 	}
 	b.Jar.SetCookies(mustParse(s.URL()), cookie)
 	if a := b.get("/"); a.status != http.StatusUnauthorized {

@@ -181,8 +181,11 @@ func newPage(cfg Config) (*Page, error) {
 const closeGrace = 5 * time.Second
 
 // Close cancels every sign-in, tells who looks on, and waits for the ends. It may
-// be called twice.
+// be called twice. A nil Page, one that is off, has nothing to close.
 func (p *Page) Close() error {
+	if p == nil {
+		return nil
+	}
 	p.desk.close()
 	p.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
