@@ -47,6 +47,9 @@ type config struct {
 	PublicURL string `yaml:"public_url"`
 	// ListenInsecure allows a page without TLS that other machines can reach.
 	ListenInsecure bool `yaml:"listen_insecure"`
+	// KeepRuns is for how long runs that have ended are kept, with their logs: days
+	// ("30d"), a duration or "forever". Empty is 90d.
+	KeepRuns string `yaml:"keep_runs"`
 }
 
 const configTemplate = `# claude-hub's settings. Every key may be left out.
@@ -72,6 +75,9 @@ image: ""
 # address is then the public_url.
 #listen: 127.0.0.1:3002
 #public_url: https://hub.example.com
+
+# For how long runs that have ended are kept, with their logs; or "forever".
+keep_runs: 90d
 `
 
 // maxConfig bounds config.yaml, in bytes.

@@ -223,6 +223,7 @@ func (a *app) runsCommand() *cobra.Command {
 	a.profileFlagVar(c, &profile, "", "only this profile's runs")
 	c.Flags().IntVarP(&limit, "limit", "n", 20, "how many, at most")
 	c.Flags().BoolVar(&running, "running", false, "only those that have not ended")
+	c.AddCommand(a.runsPruneCommand())
 	return c
 }
 

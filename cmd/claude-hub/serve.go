@@ -74,6 +74,11 @@ func (a *app) serve(ctx context.Context) error {
 	defer page.Close()
 	stopRuns := e.parkRuns(log)
 	defer stopRuns()
+	stopPruning, err := e.pruneDaily(log)
+	if err != nil {
+		return err
+	}
+	defer stopPruning()
 	s, err := server.New(cfg)
 	if err != nil {
 		return err
