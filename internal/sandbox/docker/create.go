@@ -158,10 +158,10 @@ func (d *Driver) options(spec sandbox.Spec, e *engine, hubID string, p *place, m
 	if e.podman { // it takes them this way only
 		host.SecurityOpt = append(host.SecurityOpt, "mask="+strings.Join(maskedPaths, ":"))
 	}
-	if limit := spec.Limits.Memory; limit > 0 {
+	if limit := spec.Limits.Memory; limit > 0 && e.bounds {
 		host.Memory, host.MemorySwap = limit, limit
 	}
-	if limit := int64(spec.Limits.Processes); limit > 0 {
+	if limit := int64(spec.Limits.Processes); limit > 0 && e.bounds {
 		limit += supervise.Slack
 		host.PidsLimit = &limit
 	}

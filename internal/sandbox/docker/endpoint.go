@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/moby/moby/client"
 
@@ -31,6 +32,21 @@ func (a address) client() (*client.Client, error) {
 		opts = append(opts, client.WithTLSClientConfig(at("ca.pem"), at("cert.pem"), at("key.pem")))
 	}
 	return client.New(opts...)
+}
+
+// ofAnother reports whether the engine's socket belongs to another user than root.
+// Podman did not always say that it is such a user's.
+func (a address) ofAnother() bool {
+	path, isUnix := strings.CutPrefix(a.host, "unix://")
+	if !isUnix {
+		return false
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stat.Uid != 0
 }
 
 // variables looks up a variable of an environment, "" if it is not set.

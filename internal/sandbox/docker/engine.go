@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +23,7 @@ type engine struct {
 	user        string // of the container, "uid:gid"
 	uid, gid    int
 	healthcheck bool // whether the image has one, which would run beside the job
+	bounds      bool // whether it can bound memory and processes
 }
 
 // engine asks the engine once, and again only if it did not answer well.
@@ -52,7 +54,7 @@ func (d *Driver) ask(ctx context.Context) (*engine, error) {
 		return nil, d.explain(what, err)
 	}
 	e := &engine{}
-	var options []string
+	var info system.Info
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error {
 		v, err := d.client.ServerVersion(ctx, client.ServerVersionOptions{})
@@ -63,7 +65,7 @@ func (d *Driver) ask(ctx context.Context) (*engine, error) {
 	})
 	all.Go(func() error {
 		r, err := d.client.Info(ctx, client.InfoOptions{})
-		options = r.Info.SecurityOptions
+		info = r.Info
 		return err
 	})
 	all.Go(func() error {
@@ -77,16 +79,19 @@ func (d *Driver) ask(ctx context.Context) (*engine, error) {
 	if err := all.Wait(); err != nil {
 		return nil, d.explain(what, err)
 	}
-	return e, d.chooseUser(e, options)
+	return e, d.chooseUser(e, info)
 }
 
 // chooseUser decides who the job is inside: never root on an engine that is root.
-func (d *Driver) chooseUser(e *engine, options []string) error {
+func (d *Driver) chooseUser(e *engine, info system.Info) error {
 	has := func(name string) bool {
-		return slices.ContainsFunc(options, func(o string) bool { return o == "name="+name || strings.HasPrefix(o, "name="+name+",") })
+		return slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return o == "name="+name || strings.HasPrefix(o, "name="+name+",") })
 	}
+	rootless := has("rootless") || d.address.ofAnother()
+	// With version 1, only root may make control groups, whatever the engine says.
+	e.bounds = info.MemoryLimit && info.PidsLimit && (!rootless || info.CgroupVersion != "1")
 	e.uid, e.gid = os.Getuid(), os.Getgid()
-	switch rootless := has("rootless"); {
+	switch {
 	case rootless && e.uid == 0:
 		return hub.Hint(fmt.Errorf("%w: the %s engine at %s belongs to another user than claude-hub, which is root", hub.ErrInvalid, d.cfg.Kind, d.address.host), ownerHint)
 	case rootless && e.podman:

@@ -20,6 +20,7 @@ const (
 	spaceHint     = "make room where the engine keeps its files (`docker system df` and `docker system prune`)"
 	tooOldHint    = "Docker 19.03 or newer, or Podman 4.0 or newer, is needed"
 	ownerHint     = "run claude-hub as the engine's user, or give it the system's engine"
+	boundsHint    = "an engine without root needs control groups of version 2 (a systemd of this decade), or storage without FUSE"
 	idmapHint     = "as root, claude-hub needs Linux 5.12 or newer and a workspace on a file system that can map owners (ext4, xfs, btrfs, tmpfs); or run it as an ordinary user"
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -87,6 +88,7 @@ type made struct {
 	driver  *Driver
 	spec    sandbox.Spec
 	id      string
+	bounds  bool // as the engine's
 	place   *place
 	started chan struct{} // closed when the engine has answered to the start
 	refused error         // what it answered
@@ -103,7 +105,7 @@ func (d *Driver) launch(ctx context.Context, spec sandbox.Spec, e *engine) (_ *m
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	c := &made{driver: d, spec: spec, place: p, started: make(chan struct{})}
+	c := &made{driver: d, spec: spec, bounds: e.bounds, place: p, started: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			c.remove()
@@ -216,10 +218,8 @@ func (c *made) begin(ctx context.Context, pipes *supervise.Pipes, pid int, handO
 	err := p.Adopt(pid)
 	if err != nil {
 		close(gone) // its removal ends it
-	} else if c.spec.Limits.Memory > 0 {
-		if events := cgroup.Events(pid); events != "" {
-			p.Bound(func() bool { return cgroup.Killed(events) })
-		}
+	} else {
+		err = c.bound(p, pid)
 	}
 	if err == nil {
 		err = handOver()
@@ -227,6 +227,9 @@ func (c *made) begin(ctx context.Context, pipes *supervise.Pipes, pid int, handO
 	if err == nil {
 		order := supervise.Order(c.spec)
 		order.Filter = d.filter
+		if !c.bounds && c.spec.Limits.Processes > 0 {
+			order.Processes = c.spec.Limits.Processes + supervise.Slack
+		}
 		_, err = p.Command(order, time.Now().Add(startTimeout))
 	}
 	if err == nil {
@@ -239,9 +242,33 @@ func (c *made) begin(ctx context.Context, pipes *supervise.Pipes, pid int, handO
 	return p, nil
 }
 
+// bound has memory watched, and processes where the engine can't bound them.
+func (c *made) bound(p *supervise.Process, pid int) error {
+	limits := c.spec.Limits
+	switch {
+	case limits.Memory == 0 && (limits.Processes == 0 || c.bounds):
+		return nil
+	case c.bounds:
+		if events := cgroup.Events(pid); events != "" {
+			p.Bound(func() bool { return cgroup.Killed(events) })
+		}
+		return nil
+	}
+	procs, err := os.Open("/proc/" + strconv.Itoa(pid))
+	if err != nil {
+		return err
+	}
+	p.Count(procs)
+	// Some kinds of storage (FUSE) can be looked at from inside only.
+	if _, err := os.Stat(procs.Name() + "/root/proc/self"); err != nil {
+		return hub.Hint(fmt.Errorf("memory and processes can be neither bounded nor counted on this engine: %w", err), boundsHint)
+	}
+	return nil
+}
+
 // autopsy asks the engine whether memory was what ended the container.
 func (c *made) autopsy() bool {
-	if c.spec.Limits.Memory == 0 {
+	if c.spec.Limits.Memory == 0 || !c.bounds {
 		return false
 	}
 	<-c.started

@@ -86,7 +86,19 @@ type place struct{ home, work string }
 
 func newPlace(t *testing.T) place {
 	t.Helper()
-	return place{home: t.TempDir(), work: t.TempDir()}
+	return place{home: newDir(t), work: newDir(t)}
+}
+
+// newDir returns a directory that an engine may mount: the test's name, in which
+// there may be a comma, is not in its path.
+func newDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sandbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // spec returns a sandbox that runs args, with the probe and a workspace.
