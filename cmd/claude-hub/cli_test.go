@@ -89,6 +89,7 @@ func TestScripts(t *testing.T) {
 			"trusts":     cmdTrusts,
 			"expire":     cmdExpire,
 			"websignin":  cmdWebSignIn,
+			"taken":      cmdTaken,
 		},
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -132,4 +133,17 @@ func cmdWebSignIn(ts *testscript.TestScript, neg bool, args []string) {
 	if want, err := strconv.Atoi(args[1]); err != nil || got != want {
 		ts.Fatalf("exit code %d, want %s\n%s", got, args[1], said.String())
 	}
+}
+
+// taken ADDRESS has somebody else listen there, if nobody does yet.
+func cmdTaken(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: taken ADDRESS")
+	}
+	l, err := net.Listen("tcp", args[0])
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return
+	}
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
 }
