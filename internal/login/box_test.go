@@ -32,12 +32,15 @@ func inBoxes(t *testing.T, test func(t *testing.T, kind string)) {
 	}
 }
 
+// engines are the container engines behind the kinds of sandboxes that have one.
+var engines = map[string]string{"container": docker.KindDocker, "podman": docker.KindPodman}
+
 // newDriver returns a driver of the kind; dir is the hub's directory, and engine
 // the address of a container engine.
 func newDriver(kind, dir, engine string) (sandbox.Driver, error) {
-	if kind == "container" {
+	if e, ok := engines[kind]; ok {
 		return docker.New(docker.Config{
-			Kind: docker.KindDocker, Host: engine, Environ: []string{}, Image: hubtest.BaseImage,
+			Kind: e, Host: engine, Environ: []string{}, Image: hubtest.BaseImage,
 			Dir: filepath.Join(dir, "containers"), Grace: 3 * time.Second,
 		})
 	}
@@ -47,10 +50,10 @@ func newDriver(kind, dir, engine string) (sandbox.Driver, error) {
 // engineFor returns the address of an engine for a kind of sandbox that needs one.
 func engineFor(t *testing.T, kind string) string {
 	t.Helper()
-	if kind != "container" {
-		return ""
+	if e, ok := engines[kind]; ok {
+		return hubtest.Engine(t, e)
 	}
-	return hubtest.Engine(t, docker.KindDocker)
+	return ""
 }
 
 // newBox returns a place of the kind, whose way out leads through the proxy of
@@ -127,39 +130,42 @@ func (s *steps) Progress(step string) { s.seen = append(s.seen, step) }
 
 // The whole sign-in with the real CLI, which has no way out but the door.
 func TestSignInInABox(t *testing.T) {
-	inBoxes(t, func(t *testing.T, kind string) {
-		sim := platform(t, simulator.Config{})
-		d, refused := boxDesk(t, kind, hubtest.Claude(t), sim.Environ(), func(cfg *login.Config) { cfg.Accepted = accepts(sim) })
-		ui := &steps{owner: approving(sim)}
-		result, err := d.SignIn(t.Context(), d.profile, ui)
-		if err != nil {
-			t.Fatal(err)
-		}
-		record, creds := d.login()
-		if result.Generation != 1 || record.Generation != 1 || result.Subscription != "max" || len(result.Warnings) != 0 {
-			t.Errorf("result = %+v", result)
-		}
-		if !sim.Live(creds.AccessToken.Reveal()) || creds.RefreshToken.IsZero() || creds.RateLimitTier == "" {
-			t.Error("what was captured is no live and complete login")
-		}
-		if names := strings.Join(tree(t, d.snapshot()), " "); !strings.Contains(names, ".claude.json") {
-			t.Errorf("the snapshot holds %q; want .claude.json in it", names)
-		}
-		if a := d.account(); a.Email != "owner@example.com" {
-			t.Errorf("account %+v", a)
-		}
-		want := []string{login.StepStarting, login.StepLink, login.StepCode, login.StepExchange, login.StepChecking, login.StepCapturing, login.StepDone}
-		if strings.Join(ui.seen, "\n") != strings.Join(want, "\n") {
-			t.Errorf("steps %q; want %q", ui.seen, want)
-		}
-		if said := refused.String(); said != "" {
-			t.Errorf("the CLI asked for what the door does not admit: %s", said)
-		}
-		if c := sim.Counters(); c.RefusedConnects != 0 || c.TokenRequests != 1 {
-			t.Errorf("counters %+v", c)
-		}
-		d.wantNoScratch()
-	})
+	for _, kind := range []string{"sandbox", "container", "podman"} {
+		t.Run(kind, func(t *testing.T) {
+			sim := platform(t, simulator.Config{})
+			d, refused := boxDesk(t, kind, hubtest.Claude(t), sim.Environ(), func(cfg *login.Config) { cfg.Accepted = accepts(sim) })
+			ui := &steps{owner: approving(sim)}
+			result, err := d.SignIn(t.Context(), d.profile, ui)
+			if err != nil {
+				t.Fatal(err)
+			}
+			record, creds := d.login()
+			if result.Generation != 1 || record.Generation != 1 || result.Subscription != "max" || len(result.Warnings) != 0 {
+				t.Errorf("result = %+v", result)
+			}
+			if !sim.Live(creds.AccessToken.Reveal()) || creds.RefreshToken.IsZero() || creds.RateLimitTier == "" {
+				t.Error("what was captured is no live and complete login")
+			}
+			if names := strings.Join(tree(t, d.snapshot()), " "); !strings.Contains(names, ".claude.json") {
+				t.Errorf("the snapshot holds %q; want .claude.json in it", names)
+			}
+			if a := d.account(); a.Email != "owner@example.com" {
+				t.Errorf("account %+v", a)
+			}
+			want := []string{login.StepStarting, login.StepLink, login.StepCode, login.StepExchange, login.StepChecking, login.StepCapturing, login.StepDone}
+			if strings.Join(ui.seen, "\n") != strings.Join(want, "\n") {
+				t.Errorf("steps %q; want %q", ui.seen, want)
+			}
+			if said := refused.String(); said != "" {
+				t.Errorf("the CLI asked for what the door does not admit: %s", said)
+			}
+			if c := sim.Counters(); c.RefusedConnects != 0 || c.TokenRequests != 1 {
+				t.Errorf("counters %+v", c)
+			}
+			d.wantNoScratch()
+			d.wantNoContainer(kind)
+		})
+	}
 }
 
 // What a box shows of the machine: the CLI, the home, the way out.
