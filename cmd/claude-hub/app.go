@@ -117,7 +117,7 @@ Exit codes: 0 ok, 1 error, 2 usage or cancelled, 4 login required, 8 parked.`,
 		a.exportCommand(), a.restoreCommand(), a.keyCommand(),
 		a.statusCommand(), a.checkCommand(), a.doctorCommand(), a.refreshCommand(), a.refreshHelperCommand(),
 		a.runCommand(), a.runsCommand(), a.logsCommand(), a.cancelCommand(), a.execCommand(),
-		a.serveCommand(), a.operatorCommand(), a.agentCommand(), a.imageCommand(), a.demoCommand(), a.versionCommand(),
+		a.serveCommand(), a.notifyCommand(), a.installCommand(), a.operatorCommand(), a.agentCommand(), a.imageCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	root.SetHelpCommand(helpCommand(root))

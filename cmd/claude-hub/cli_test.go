@@ -79,6 +79,7 @@ func TestScripts(t *testing.T) {
 			"canary":     cmdCanary,
 			"planted":    cmdPlanted,
 			"listening":  cmdListening,
+			"unit":       cmdUnit,
 			"replaced":   cmdReplaced,
 			"engine":     cmdEngine,
 			"settle":     cmdSettle,
