@@ -52,6 +52,12 @@ func testCommands(t *testing.T, d sandbox.Driver) {
 			t.Errorf("output %q, error %q", r.out, r.err)
 		}
 	})
+	t.Run("its outputs can be opened again by name", func(t *testing.T) {
+		r := run(t, d, newPlace(t).spec(t, "sh", "-c", `echo out > /dev/stdout; echo err > /dev/stderr; echo in > /dev/fd/1`))
+		if r.Exit != (sandbox.Exit{}) || r.out != "out\nin\n" || r.err != "err\n" {
+			t.Errorf("ended with %+v, output %q, error %q", r.Exit, r.out, r.err)
+		}
+	})
 	t.Run("both outputs may go to one writer", func(t *testing.T) {
 		spec := newPlace(t).spec(t, "sh", "-c", `for i in 1 2 3 4 5 6 7 8 9; do echo out; echo err >&2; done`)
 		var both bytes.Buffer

@@ -86,6 +86,10 @@ func testSearch(t *testing.T, d sandbox.Driver) {
 	if len(got.Logins) > 0 {
 		t.Errorf("there are logins inside: %v", got.Logins)
 	}
+	// What the kernel tells about the machine, and the engine about its network.
+	if said := shell(t, d, `find /sys -mindepth 1 2>/dev/null | head -3; grep -s nameserver /etc/resolv.conf; cat /etc/hosts; hostname`); said != "127.0.0.1 localhost sandbox\n::1 localhost\nsandbox\n" {
+		t.Errorf("of the machine, this is visible: %s", said)
+	}
 	if got.Files < 20 {
 		t.Errorf("the search could read %d files only", got.Files)
 	}
