@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/claude-hub/claude-hub/internal/api"
@@ -89,14 +90,33 @@ func (p *Page) withHeaders(next http.Handler) http.Handler {
 }
 
 func (p *Page) ready(w http.ResponseWriter, r *http.Request) {
-	if p.cfg.Ready != nil {
-		if err := p.cfg.Ready(r.Context()); err != nil {
-			p.cfg.Log.Warn("not ready", "err", err)
-			http.Error(w, "not ready", http.StatusServiceUnavailable)
-			return
-		}
+	if err := p.readiness.ask(r.Context(), p.cfg); err != nil {
+		http.Error(w, "not ready", http.StatusServiceUnavailable)
+		return
 	}
 	io.WriteString(w, "ok\n")
+}
+
+// readiness remembers an answer for a moment: anybody may ask, and to find it out
+// costs something.
+type readiness struct {
+	mu    sync.Mutex // guards what follows, and lets one ask at a time
+	asked time.Time
+	err   error
+}
+
+func (d *readiness) ask(ctx context.Context, cfg Config) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if cfg.Ready == nil || cfg.Now().Sub(d.asked) < time.Second {
+		return d.err
+	}
+	// Not with the end of a caller who goes away: the answer is for others, too.
+	d.err, d.asked = cfg.Ready(context.WithoutCancel(ctx)), cfg.Now()
+	if d.err != nil {
+		cfg.Log.Warn("not ready", "err", d.err)
+	}
+	return d.err
 }
 
 // asset serves the page's style, script and icon. They hold nothing.

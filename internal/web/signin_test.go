@@ -81,7 +81,11 @@ func TestOneSignInAtATime(t *testing.T) {
 	// The ID of the old one does nothing to a new one.
 	second.post("/signin/default/start", nil)
 	next(api.SignInLink)
-	first.post("/signin/default/cancel", url.Values{"id": {id}})
+	for _, what := range []string{"cancel", "code"} {
+		if a := first.post("/signin/default/"+what, url.Values{"id": {id}, "code": {"right#fake"}}); a.header.Get("Location") != "/signin/default?late=1" {
+			t.Errorf("a %s for the old one leads to %q", what, a.header.Get("Location"))
+		}
+	}
 	if first.idOn("/signin/default") == id {
 		t.Error("the new sign-in has the old one's ID")
 	}

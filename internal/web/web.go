@@ -113,6 +113,7 @@ type Page struct {
 	exposure  exposure
 	addr      string // that is listened on
 	operators *operators
+	readiness readiness
 	desk      *desk
 	http      *http.Server
 	stopping  chan struct{} // closed when streams have to end
