@@ -11,7 +11,7 @@ import (
 )
 
 var agentCheck = check{
-	name: "claude CLI", group: "claude CLI", limit: 2 * time.Minute,
+	name: "claude CLI", group: "claude CLI", limit: 2 * time.Minute, once: true,
 	looks: []Entry{
 		{ID: "cli-missing", Level: LevelError, Meaning: "there is no claude CLI, or it does not start"},
 		{ID: "cli-changed", Level: LevelError, Meaning: "the claude CLI does not keep to what the hub relies on: a flag or a habit of it has changed its meaning"},

@@ -162,6 +162,7 @@ type Image struct {
 type Doctor struct {
 	cfg    Config
 	checks []check
+	kept   map[string][]Finding // of the checks that Treat has made once
 }
 
 // New returns a doctor with all checks.
@@ -170,7 +171,7 @@ func New(cfg Config) *Doctor {
 		cfg.Now = time.Now
 	}
 	cfg.Mounts = cmp.Or(cfg.Mounts, "/proc/self/mountinfo")
-	return &Doctor{cfg, checks()}
+	return &Doctor{cfg: cfg, checks: checks()}
 }
 
 // check is one look at the hub. Adding one is a file with a value of this type,
@@ -181,6 +182,7 @@ type check struct {
 	looks []Entry       // what it can find
 	limit time.Duration // 0: checkLimit
 	hub   bool          // it makes sense only where there is a hub
+	once  bool          // no repair has a say in it: Treat makes it once
 	run   func(ctx context.Context, p *patient) []Finding
 }
 
@@ -247,12 +249,21 @@ func (d *Doctor) Examine(ctx context.Context) Report {
 		for _, e := range c.looks {
 			report.Checked = append(report.Checked, e.ID)
 		}
+		if kept, ok := d.kept[c.name]; ok {
+			found[i] = kept
+			continue
+		}
 		group.Go(func() error {
 			found[i] = bounded(ctx, c, p)
 			return nil
 		})
 	}
 	group.Wait() //nolint:errcheck // none of them returns one
+	for i, c := range d.checks {
+		if c.once && d.kept != nil {
+			d.kept[c.name] = found[i]
+		}
+	}
 	for _, list := range found {
 		for _, f := range list {
 			report.Findings = append(report.Findings, f.tidy())
@@ -336,6 +347,8 @@ const rounds = 4
 func (d *Doctor) Treat(ctx context.Context) Report {
 	var repairs []Repair
 	tried := map[string]bool{}
+	d.kept = map[string][]Finding{}
+	defer func() { d.kept = nil }()
 	report := d.Examine(ctx)
 	for range rounds {
 		before := len(repairs)

@@ -153,7 +153,7 @@ func (p *patient) health(l Login) []Finding {
 	case l.SecondWriter:
 		f.ID = "second-writer"
 		f.Symptom = fmt.Sprintf("the platform refuses a refresh token of %q that was never sent from here before: somebody else has used it", name)
-		f.Cause = "a copy of this login is at work: the machine or directory that it was imported from, a container with a captured `~/.claude`, or a restored backup of this hub"
+		f.Cause = "a copy of this login is at work: the machine or directory that it was imported from, a container with a captured `~/.claude`, or a restored backup of this hub; or you have signed it out at the provider"
 		f.Fix = "stop the other one (`claude logout` there, or remove its copy), and then sign in here: " + f.Fix
 	case ends && !now.Before(l.LoginExpires):
 		f.ID = "login-expired"
@@ -206,7 +206,7 @@ func (p *patient) foresee(ctx context.Context, v *vault.Vault, l Login) {
 			f.Ends, f.AtLatest = r.Created.Add(loginLife), true
 		}
 	}
-	if l.SignedIn && f.Ends.After(p.Now()) {
+	if l.SignedIn && l.Health != hub.HealthLoginRequired && f.Ends.After(p.Now()) {
 		p.forecast(f)
 	}
 	if l.Spare != nil && l.Spare.Expires.After(p.Now()) {

@@ -13,7 +13,7 @@ import (
 const groupSandbox = "sandbox and engine"
 
 var sandboxCheck = check{
-	name: "sandbox", group: groupSandbox, limit: time.Minute,
+	name: "sandbox", group: groupSandbox, limit: time.Minute, once: true,
 	looks: []Entry{
 		{ID: "sandbox", Level: LevelError, Meaning: "nothing on this machine can confine a run"},
 		{ID: "engine", Level: LevelError, Meaning: "the container engine that the settings ask for does not answer, or is of no use"},
