@@ -68,6 +68,8 @@ func TestScripts(t *testing.T) {
 			"signin":     cmdSignIn,
 			"browser":    cmdBrowser,
 			"captured":   cmdCaptured,
+			"webhook":    cmdWebhook,
+			"told":       cmdTold,
 			"twice":      cmdTwice,
 			"platform":   cmdPlatform,
 			"counts":     cmdCounts,

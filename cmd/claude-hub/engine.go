@@ -68,6 +68,7 @@ type local struct {
 	// stopping, in a daemon, ends when it stops: its runs are parked then. Nil in a
 	// command, whose runs are never parked.
 	stopping context.Context
+	wake     func() // has a person told of what is new; nil where nobody is
 }
 
 func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local, error) {
@@ -150,12 +151,12 @@ func (e *local) Run(ctx context.Context, req api.RunRequest, event func([]byte))
 	}
 	ctx, done := e.untilStopping(ctx)
 	defer done()
-	return e.runner.Run(ctx, run.Request{
+	return e.parked(e.runner.Run(ctx, run.Request{
 		Park:    e.stopping != nil && !req.NoPark,
 		Profile: profile, Dir: req.Dir, Prompt: req.Prompt, Model: asked.Model, Resume: req.Resume, Timeout: asked.Timeout,
 		Limits: asked.Limits, Delivery: asked.Delivery, AllowedTools: req.AllowedTools,
 		Plan: run.Plan{Subscription: status.Plan, RateLimitTier: status.RateLimitTier},
-	}, event)
+	}, event))
 }
 
 // defaultLifetime is that of a lease for which nobody says another.

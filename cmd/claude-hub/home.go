@@ -47,6 +47,9 @@ type config struct {
 	PublicURL string `yaml:"public_url"`
 	// ListenInsecure allows a page without TLS that other machines can reach.
 	ListenInsecure bool `yaml:"listen_insecure"`
+	// Notify are the services through which the daemon tells a person what needs
+	// them: URLs of shoutrrr, or file:PATH or env:NAME that hold one. None is needed.
+	Notify serviceURLs `yaml:"notify"`
 	// KeepRuns is for how long runs that have ended are kept, with their logs: days
 	// ("30d"), a duration or "forever". Empty is 90d.
 	KeepRuns string `yaml:"keep_runs"`
@@ -75,6 +78,11 @@ image: ""
 # address is then the public_url.
 #listen: 127.0.0.1:3002
 #public_url: https://hub.example.com
+
+# Through which services the daemon tells you that a login needs you: URLs of
+# github.com/nicholas-fedor/shoutrrr. Such a URL is a secret: better name a file
+# that holds one, or a variable.
+#notify: [file:/etc/claude-hub/ntfy-url, env:SLACK_URL]
 
 # For how long runs that have ended are kept, with their logs; or "forever".
 keep_runs: 90d
@@ -174,9 +182,17 @@ func (h *home) profile(ctx context.Context, name string) (hub.Profile, error) {
 	return p, err
 }
 
-// signedIn finds a profile whose login is about to be used. That nobody has
-// signed in yet is a matter of a sign-in, as much as a login that has ended.
+// signedIn finds a profile whose login is about to be used; "" is the default
+// one. That nobody has signed in yet is a matter of a sign-in, as much as a login
+// that has ended.
 func (h *home) signedIn(ctx context.Context, name string) (hub.Profile, error) {
+	if name == "" { // another program asks the daemon
+		standard, err := h.defaultProfile(ctx)
+		if err != nil {
+			return standard, err
+		}
+		name = string(standard.Name)
+	}
 	p, err := h.profile(ctx, name)
 	if errors.Is(err, hub.ErrNotFound) && name == string(hub.DefaultProfile) {
 		err = hub.Hint(fmt.Errorf("%w: nobody has signed in, there is no profile %q", hub.ErrLoginRequired, name), hub.HintOf(err))

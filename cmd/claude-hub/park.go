@@ -51,7 +51,7 @@ func (l logins) Login(ctx context.Context, id hub.ProfileID) (bool, string, erro
 func (e *local) parkRuns(log *slog.Logger) (stop func()) {
 	stopping, cancel := context.WithCancel(context.Background())
 	e.stopping = stopping
-	resumer := run.NewResumer(e.runner, nil)
+	resumer := run.NewResumer(e.runner, e.wake)
 	if e.noAgent == nil {
 		resumer.Start(context.WithoutCancel(stopping)) // its own end parks; that of a context cancels
 	} else {

@@ -72,6 +72,9 @@ func (a *app) serve(ctx context.Context) error {
 		log.Info("serving the operator's page", "url", page.URL(), "listen", page.Addr())
 	}
 	defer page.Close()
+	wake, stopTelling := a.startTelling(h, e, log)
+	defer stopTelling()
+	e.wake = wake
 	stopRuns := e.parkRuns(log)
 	defer stopRuns()
 	stopPruning, err := e.pruneDaily(log)

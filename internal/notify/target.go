@@ -78,7 +78,7 @@ func parseTarget(v secret.Text, getenv func(string) string) (Target, error) {
 	return t, nil
 }
 
-const urlHint = "how the URL of each service is written: https://shoutrrr.nickfedor.com/services/overview/"
+const urlHint = "how the URL of each service is written: https://shoutrrr.nickfedor.com"
 
 // readSecret returns the one line of a file.
 func readSecret(path string) (string, error) {
