@@ -223,5 +223,8 @@ func explain(ctx context.Context, p program, screen *transcript, err error) erro
 		how = errors.New("exit status 0")
 	}
 	err = fmt.Errorf("the claude CLI ended before there was a code (%w); its last words: %q", how, lastLine(screen.tail()))
+	if errors.Is(how, errFromOutside) {
+		return hub.Hint(err, "nothing was captured: start again with `claude-hub login`")
+	}
 	return hub.Hint(err, hintVersion)
 }

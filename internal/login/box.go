@@ -14,7 +14,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
@@ -134,7 +137,12 @@ type boxed struct {
 	door io.Closer
 	gone chan struct{} // see exited
 	err  error         // how it ended; read it after gone
+
+	asked atomic.Bool // to end, by us
 }
+
+// errFromOutside is why a sandbox ended that neither its command nor we have ended.
+var errFromOutside = errors.New("it was stopped from outside")
 
 // launch starts the sandbox. Its life is not ctx's: a sign-in whose login is
 // written may come to its end.
@@ -163,7 +171,9 @@ func (p *boxed) wait(keys *io.PipeReader) {
 	exit, err := p.box.Wait()
 	switch {
 	case err != nil:
-		p.err = err
+		p.err = errors.Join(errFromOutside, err)
+	case exit.Code == 128+int(unix.SIGTERM) && !p.asked.Load(): // as `docker stop` and an engine that ends do
+		p.err = errFromOutside
 	case exit.Reason != sandbox.ReasonNone && exit.Reason != sandbox.ReasonKilled:
 		p.err = fmt.Errorf("the sandbox's limit: %s", exit.Reason)
 	case exit.Signal != "":
@@ -195,6 +205,7 @@ func (p *boxed) end() {
 	if hasEnded(p) {
 		return
 	}
+	p.asked.Store(true)
 	_ = p.box.Interrupt() // what does not hear it is killed
 	kill := time.AfterFunc(endGrace, sync.OnceFunc(func() { _ = p.box.Kill() }))
 	defer kill.Stop()

@@ -169,11 +169,11 @@ var stages = []struct {
 func TestStrikesAreAllOrNothing(t *testing.T) {
 	for _, stage := range stages {
 		t.Run("cancelled "+stage.name, func(t *testing.T) {
-			struck(t, realDesk, stage.at, stage.kind, func(_ *desk, cancel func()) { cancel() })
+			struck(t, realDesk, stage.at, stage.kind, false, func(_ *desk, cancel func()) { cancel() })
 		})
 		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
 			t.Run("CLI gets "+sig.String()+" "+stage.name, func(t *testing.T) {
-				struck(t, realDesk, stage.at, stage.kind, func(*desk, func()) {
+				struck(t, realDesk, stage.at, stage.kind, false, func(*desk, func()) {
 					for _, pid := range children(t) {
 						syscall.Kill(pid, sig)
 					}
@@ -183,7 +183,7 @@ func TestStrikesAreAllOrNothing(t *testing.T) {
 	}
 }
 
-func struck(t *testing.T, newDesk func(*testing.T, *simulator.Simulator) *desk, at simulator.Endpoint, kind simulator.FaultKind, strike func(d *desk, cancel func())) {
+func struck(t *testing.T, newDesk func(*testing.T, *simulator.Simulator) *desk, at simulator.Endpoint, kind simulator.FaultKind, fromOutside bool, strike func(d *desk, cancel func())) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var d *desk
@@ -209,6 +209,9 @@ func struck(t *testing.T, newDesk func(*testing.T, *simulator.Simulator) *desk, 
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(err, hub.ErrCancelled) {
 			t.Errorf("error = %v; want ErrCancelled", err)
+		}
+		if strings.Contains(err.Error(), "from outside") != (ctx.Err() == nil && fromOutside) || hub.HintOf(err) == "" && ctx.Err() == nil {
+			t.Errorf("error = %v with hint %q", err, hub.HintOf(err))
 		}
 		d.wantNothing()
 		return
