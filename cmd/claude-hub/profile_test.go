@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os/exec"
 	"slices"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 // hubOf returns what runs command lines on a new hub in this process, where an
@@ -58,6 +61,27 @@ func TestBadProfileNamesAreRefusedEverywhere(t *testing.T) {
 		if code != exitUsage || !strings.Contains(said, profileVariable) {
 			t.Errorf("%s=%q: exit code %d, %q; want %d, and the variable named", profileVariable, name, code, said, exitUsage)
 		}
+	}
+}
+
+func TestWhoNamesNoProfileGetsTheDefault(t *testing.T) {
+	a := &app{environ: []string{"HOME=" + t.TempDir(), "CLAUDE_HUB_DIR=" + t.TempDir() + "/hub"}, stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}
+	if code := a.main(t.Context(), []string{"init"}); code != exitOK {
+		t.Fatalf("init: %d", code)
+	}
+	h, err := a.openHome()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.signedIn(t.Context(), ""); !errors.Is(err, hub.ErrLoginRequired) {
+		t.Errorf("without any profile: %v; want ErrLoginRequired", err)
+	}
+	p := hub.Profile{ID: hub.NewProfileID(), Name: "staging", Created: now()}
+	if err := errors.Join(h.vault.CreateProfile(t.Context(), p), h.setDefault(p.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := h.signedIn(t.Context(), ""); err != nil || got.ID != p.ID {
+		t.Errorf("signedIn = %v, %v; want %s", got, err, p.ID)
 	}
 }
 

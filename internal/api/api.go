@@ -21,7 +21,7 @@ const Version = "v1"
 
 // RunRequest asks for one run. It is the body of POST /api/v1/runs.
 type RunRequest struct {
-	Profile      hub.ProfileName `json:"profile"` // empty: hub.DefaultProfile
+	Profile      hub.ProfileName `json:"profile"` // empty: the hub's default profile
 	Dir          string          `json:"dir"`     // the workspace, absolute
 	Prompt       string          `json:"prompt"`
 	Model        string          `json:"model,omitempty"`   // empty: the profile's, or the CLI's choice

@@ -14,6 +14,8 @@
 //     generation holds a refresh token that is spent.
 //  5. Nothing is created by accident: [Init] and [CreateKey] create, [Open],
 //     [ReadKey] and [New] do not.
+//  6. A profile has one name at any time, and a name leads to one profile, also
+//     while it changes and whatever is killed.
 //
 // Records are sealed to the vault's own key and to the recovery recipients. What
 // a thief of the directory learns is names of profiles, kinds, sizes and times.
