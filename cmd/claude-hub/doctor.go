@@ -64,6 +64,7 @@ warnings only.`,
 	c.Flags().BoolVar(&o.live, "live", false, "ask the platform, too")
 	c.Flags().StringArrayVar(&o.look, "dir", nil, "look at this captured directory, too (may be given several times)")
 	c.Flags().BoolVar(&o.simulate, "simulate", false, "rehearse a refresh, a lost answer and the end of a login, apart from your hub")
+	c.MarkFlagDirname("dir") //nolint:errcheck // it fails only for a flag that isn't there
 	return c
 }
 

@@ -177,7 +177,7 @@ func (r *rehearsal) expect(ctx context.Context, rotations, wantRotations int, wa
 }
 
 func (r *rehearsal) playSignIn(ctx context.Context) (act, error) {
-	if err := r.demo.signInWith(ctx, "--in", inHere); err != nil {
+	if err := r.signInWith(ctx, "--in", inHere); err != nil {
 		return act{}, err
 	}
 	done, err := r.expect(ctx, 0, 0, "")
@@ -187,7 +187,7 @@ func (r *rehearsal) playSignIn(ctx context.Context) (act, error) {
 
 func (r *rehearsal) playSignInAgain(ctx context.Context) (act, error) {
 	rotations := r.sim.Counters().Rotations
-	if err := r.demo.signInWith(ctx, "--in", inHere); err != nil {
+	if err := r.signInWith(ctx, "--in", inHere); err != nil {
 		return act{}, err
 	}
 	return r.expect(ctx, rotations, 0, "")
@@ -291,13 +291,13 @@ func (r *rehearsal) playWarning(ctx context.Context) (act, error) {
 	return r.expect(ctx, rotations, 0, "login-expiring")
 }
 
-// lastSeconds is what the login of playExpiry has left when it comes to the hub.
-const lastSeconds = 10 * time.Second
+// littleLeft is what the login of playExpiry has left when it comes to the hub.
+const littleLeft = 10 * time.Second
 
 // playExpiry has a login whose 30 days are over in a moment.
 func (r *rehearsal) playExpiry(ctx context.Context) (act, error) {
 	rotations := r.sim.Counters().Rotations
-	ends, err := r.adopt(ctx, lastSeconds)
+	ends, err := r.adopt(ctx, littleLeft)
 	if err != nil {
 		return act{}, err
 	}
