@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -33,8 +37,12 @@ type tab struct {
 	console func() []string // what the browser has complained about
 }
 
-// openBrowser starts a browser that reaches the script's platform as the CLI does.
-func openBrowser(ts *testscript.TestScript) tab {
+// publicName is the hub's where it has a public_url.
+const publicName = "hub.example.com"
+
+// openBrowser starts a browser that reaches the script's platform as the CLI does,
+// and the hub's public name at the given address.
+func openBrowser(ts *testscript.TestScript, public string) tab {
 	ctx, cancel := context.WithTimeout(context.Background(), browserPatience)
 	ts.Defer(cancel)
 	dir, err := os.MkdirTemp("", "claude-hub-browser-")
@@ -42,6 +50,7 @@ func openBrowser(ts *testscript.TestScript) tab {
 	ctx, cancel = chromedp.NewExecAllocator(ctx,
 		chromedp.ExecPath(chromium), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.IgnoreCertErrors,
 		chromedp.UserDataDir(dir), chromedp.Env("HOME="+dir), chromedp.ProxyServer(ts.Getenv("HTTPS_PROXY")),
+		chromedp.Flag("host-resolver-rules", "MAP "+publicName+" "+public), chromedp.Flag("proxy-bypass-list", publicName),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
 	)
@@ -192,16 +201,26 @@ func (t tab) enter(link string) {
 	t.see("#profiles", "")
 }
 
-// browser SCENE LINK plays an owner at a real browser. LINK is a file with the
-// answer of `claude-hub operator --json`.
+var servedAt = regexp.MustCompile(`listen=(\S+)`)
+
+// browser SCENE LINK [LOG] plays an owner at a real browser. LINK is a file with the
+// answer of `claude-hub operator --json`. If its address is a public one, it is
+// that of the daemon that writes LOG; for https, with a proxy in between.
 func cmdBrowser(ts *testscript.TestScript, neg bool, args []string) {
 	scenes := map[string]func(tab){"signs-in": (tab).signsIn, "cancels": (tab).cancels}
-	if neg || len(args) != 2 || scenes[args[0]] == nil {
-		ts.Fatalf("usage: browser SCENE LINK")
+	if neg || len(args) < 2 || scenes[args[0]] == nil {
+		ts.Fatalf("usage: browser SCENE LINK [LOG]")
 	}
 	var link api.OperatorLink
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &link))
-	t := openBrowser(ts)
+	public := ""
+	if len(args) > 2 {
+		public = servedAt.FindStringSubmatch(ts.ReadFile(args[2]))[1]
+	}
+	if strings.HasPrefix(link.URL, "https:") {
+		public = proxyWithTLS(ts, public)
+	}
+	t := openBrowser(ts, public)
 	t.enter(link.URL)
 	scenes[args[0]](t)
 	t.do(chromedp.Navigate(link.URL)) // a second time
@@ -212,6 +231,17 @@ func cmdBrowser(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("the browser complains: %s", complaint)
 		}
 	}
+}
+
+// proxyWithTLS passes everything on to the address, and returns its own.
+func proxyWithTLS(ts *testscript.TestScript, address string) string {
+	target := &url.URL{Scheme: "http", Host: address}
+	s := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host
+	}})
+	ts.Defer(s.Close)
+	return s.Listener.Addr().String()
 }
 
 // signsIn pastes nonsense, then a code that the platform refuses, then a good one.

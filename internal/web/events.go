@@ -37,7 +37,6 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Time{}) // there is nothing to read, and the server's deadline would end the stream
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	send := func(text string) bool {

@@ -2,6 +2,9 @@ package web
 
 import "time"
 
+// NewHasty is New with little time for each request.
+func NewHasty(cfg Config, timeout time.Duration) (*Page, error) { return open(cfg, timeout) }
+
 // Operators gives tests a clock of their own.
 type Operators struct{ o *operators }
 

@@ -83,7 +83,9 @@ func (p *Page) withHeaders(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", referrer)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		if !p.cfg.Insecure { // browsers know it with TLS and on loopback only, and complain elsewhere
+			h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		}
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		next.ServeHTTP(w, r)
 	})

@@ -178,15 +178,32 @@ func TestSignInExpires(t *testing.T) {
 	}
 }
 
+// A stream outlives what a request may take.
+func TestStreamsAreNotCutByTheServersDeadlines(t *testing.T) {
+	hasty := func(c web.Config) (*web.Page, error) { return web.NewHasty(c, 200*time.Millisecond) }
+	s := newSiteBy(t, hasty, func(c *web.Config) { c.Timeout = 600 * time.Millisecond })
+	b := s.operator()
+	next, stop := b.follow("default")
+	defer stop()
+	b.post("/signin/default/start", nil)
+	next(api.SignInLink)
+	next(api.SignInExpired)
+}
+
 // What the socket's callers get is the same sign-in.
 func TestSignInForACommand(t *testing.T) {
 	s := newSite(t, nil)
 	b := s.operator()
 	var last api.SignIn
+	code := "wrong"
 	err := s.SignIn(t.Context(), api.SignInRequest{Profile: "default"}, func(v api.SignIn) {
 		last = v
 		if v.State == api.SignInLink {
-			b.post("/signin/default/code", url.Values{"id": {v.ID}, "code": {"right#fake"}})
+			if (code == "wrong") != (v.Trouble == "") || v.Trouble != "" && v.Trouble != "that code was not accepted" {
+				t.Errorf("trouble %q", v.Trouble)
+			}
+			b.post("/signin/default/code", url.Values{"id": {v.ID}, "code": {code}})
+			code = "right#fake"
 		}
 	})
 	if err != nil || last.State != api.SignInDone || last.Generation != 7 || last.Err() != nil || last.Link != "" {
@@ -263,6 +280,9 @@ func TestCancelAfterTheLoginIsTooLate(t *testing.T) {
 		t.Error("there is a button to cancel")
 	}
 	b.post("/signin/default/cancel", url.Values{"id": {id}})
+	if page := b.get("/signin/default").body; !strings.Contains(page, "Taking the login") {
+		t.Errorf("it says that it is being cancelled: %s", page)
+	}
 	close(s.hub.hold)
 	next(api.SignInDone)
 }

@@ -123,7 +123,13 @@ type Page struct {
 }
 
 // New listens. What it can't listen on, it says.
-func New(cfg Config) (*Page, error) {
+func New(cfg Config) (*Page, error) { return open(cfg, requestTimeout) }
+
+// requestTimeout is how long a request and its answer may take. A stream has a
+// deadline for each event instead.
+const requestTimeout = 30 * time.Second
+
+func open(cfg Config, timeout time.Duration) (*Page, error) {
 	p, err := newPage(cfg)
 	if err != nil {
 		return nil, err
@@ -137,8 +143,8 @@ func New(cfg Config) (*Page, error) {
 	p.http = &http.Server{
 		Handler:           p.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30 * time.Second, // a stream has a deadline for each event
+		ReadTimeout:       timeout,
+		WriteTimeout:      timeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelWarn),

@@ -111,7 +111,9 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-func newSite(t *testing.T, change func(*web.Config)) *site {
+func newSite(t *testing.T, change func(*web.Config)) *site { return newSiteBy(t, web.New, change) }
+
+func newSiteBy(t *testing.T, open func(web.Config) (*web.Page, error), change func(*web.Config)) *site {
 	t.Helper()
 	s := &site{t: t, hub: &fakeHub{}, log: &logged{}}
 	cfg := web.Config{Hub: s.hub, Listen: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(s.log, nil))}
@@ -119,7 +121,7 @@ func newSite(t *testing.T, change func(*web.Config)) *site {
 		change(&cfg)
 	}
 	var err error
-	if s.Page, err = web.New(cfg); err != nil {
+	if s.Page, err = open(cfg); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
