@@ -229,6 +229,18 @@ func Events(pid int) string {
 	return ""
 }
 
+// Delegated reports whether systemd has handed these controllers down to a user,
+// so that a user's own engine can bound with them. With version 1 it never has.
+func Delegated(uid int, controllers ...string) bool {
+	user := strconv.Itoa(uid)
+	data, err := os.ReadFile("/sys/fs/cgroup/user.slice/user-" + user + ".slice/user@" + user + ".service/cgroup.controllers")
+	if err != nil {
+		return false
+	}
+	has := strings.Fields(string(data))
+	return !slices.ContainsFunc(controllers, func(c string) bool { return !slices.Contains(has, c) })
+}
+
 // Remove deletes the group. The kernel may need a moment after the last process.
 // A group that stays is swept by a later hub.
 func (g *Group) Remove() {

@@ -23,10 +23,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -82,6 +84,8 @@ type Driver struct {
 	filter   []byte
 	shimPath func() (string, error)
 
+	podman atomic.Bool // known once the engine has answered
+
 	mu    sync.Mutex
 	ready *engine // nil until the engine has answered once
 }
@@ -103,14 +107,20 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := at.client()
+	d := &Driver{address: at, log: cmp.Or(cfg.Log, slog.Default()), filter: seccomp.Filter()}
+	// Podman tells who it is in every answer; asking it takes seconds.
+	d.client, err = at.client(client.WithHTTPResponseHook(func(r *http.Response) {
+		if r.Header.Get("Libpod-Api-Version") != "" {
+			d.podman.Store(true)
+		}
+	}))
 	if err != nil {
 		return nil, hub.Hint(fmt.Errorf("%w: the %s engine's address %q: %w", hub.ErrInvalid, cfg.Kind, at.host, err), addressHint)
 	}
 	// A sweep must not take the containers of another engine for gone.
 	digest := sha256.Sum256([]byte(at.host))
 	cfg.Dir = filepath.Join(cfg.Dir, cfg.Kind+"-"+hex.EncodeToString(digest[:4]))
-	d := &Driver{cfg: cfg, address: at, log: cmp.Or(cfg.Log, slog.Default()), client: c, filter: seccomp.Filter()}
+	d.cfg = cfg
 	d.shimPath = sync.OnceValues(d.findShim)
 	if os.Getuid() == 0 {
 		d.userns = &idmap{host: 0, inside: agentUser}

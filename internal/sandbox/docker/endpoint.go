@@ -25,8 +25,8 @@ type address struct {
 	certs string // directory of ca.pem, cert.pem and key.pem, for tcp; "" is without TLS
 }
 
-func (a address) client() (*client.Client, error) {
-	opts := []client.Opt{client.WithHost(a.host), client.WithUserAgent("claude-hub")}
+func (a address) client(more ...client.Opt) (*client.Client, error) {
+	opts := append([]client.Opt{client.WithHost(a.host), client.WithUserAgent("claude-hub")}, more...)
 	if a.certs != "" {
 		at := func(name string) string { return filepath.Join(a.certs, name) }
 		opts = append(opts, client.WithTLSClientConfig(at("ca.pem"), at("cert.pem"), at("key.pem")))

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
+	"github.com/claude-hub/claude-hub/internal/sandbox/cgroup"
 )
 
 // engine is what has to be known of an engine before a container is made.
@@ -53,21 +54,16 @@ func (d *Driver) ask(ctx context.Context) (*engine, error) {
 	if _, err := d.client.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		return nil, d.explain(what, err)
 	}
-	e := &engine{}
+	e := &engine{podman: d.podman.Load()}
 	var info system.Info
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error {
-		v, err := d.client.ServerVersion(ctx, client.ServerVersionOptions{})
-		for _, c := range v.Components {
-			e.podman = e.podman || strings.HasPrefix(c.Name, "Podman")
-		}
-		return err
-	})
-	all.Go(func() error {
-		r, err := d.client.Info(ctx, client.InfoOptions{})
-		info = r.Info
-		return err
-	})
+	if !e.podman { // which takes a second for it, and says of this nothing that is true
+		all.Go(func() error {
+			r, err := d.client.Info(ctx, client.InfoOptions{})
+			info = r.Info
+			return err
+		})
+	}
 	all.Go(func() error {
 		i, err := d.client.ImageInspect(ctx, d.cfg.Image)
 		if err == nil && i.Architecture != runtime.GOARCH {
@@ -88,8 +84,14 @@ func (d *Driver) chooseUser(e *engine, info system.Info) error {
 		return slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return o == "name="+name || strings.HasPrefix(o, "name="+name+",") })
 	}
 	rootless := has("rootless") || d.address.ofAnother()
-	// With version 1, only root may make control groups, whatever the engine says.
-	e.bounds = info.MemoryLimit && info.PidsLimit && (!rootless || info.CgroupVersion != "1")
+	switch {
+	case rootless: // the user's own, which are handed down with version 2 only
+		e.bounds = cgroup.Delegated(os.Getuid(), "memory", "pids")
+	case !e.podman:
+		e.bounds = info.MemoryLimit && info.PidsLimit
+	default:
+		e.bounds = true
+	}
 	e.uid, e.gid = os.Getuid(), os.Getgid()
 	switch {
 	case rootless && e.uid == 0:
