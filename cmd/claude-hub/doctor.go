@@ -135,7 +135,11 @@ func (a *app) doctorSettings(dir string) (doctor.Settings, error) {
 			return doctor.Settings{}, err
 		}
 	}
-	if _, _, err := a.wantedDriver(&home{dir: dir, config: cfg}); err != nil {
+	h := &home{dir: dir, config: cfg}
+	if _, _, err := a.wantedDriver(h); err != nil {
+		return doctor.Settings{}, err
+	}
+	if _, err := a.targets(h); err != nil {
 		return doctor.Settings{}, err
 	}
 	return doctor.Settings{RecoveryRecipients: cfg.RecoveryRecipients}, nil

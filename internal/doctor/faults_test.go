@@ -97,14 +97,14 @@ var homeFaults = []fault{
 		w.must(os.Chmod(w.path("vault", "records"), 0))
 		w.t.Cleanup(func() { os.Chmod(w.path("vault", "records"), 0o700) })
 	}},
-	{id: "owner", name: "of the directory", says: "sudo -u '#", arrange: func(w *world) {
+	{id: "owner", name: "of the directory", more: os.Geteuid() != 0, says: "sudo -u '#", arrange: func(w *world) {
 		if os.Geteuid() != 0 {
 			w.cfg.Dir = "/usr" // root's
 			return
 		}
 		w.must(os.Chown(w.dir, 4321, 4321))
 	}},
-	{id: "owner", name: "of the key", fixable: os.Geteuid() == 0, says: "chown", arrange: func(w *world) {
+	{id: "owner", name: "of the key", fixable: os.Geteuid() == 0, more: os.Geteuid() != 0, says: "chown", arrange: func(w *world) {
 		if os.Geteuid() != 0 { // nobody but root can make this fault
 			w.cfg.Dir = "/usr"
 			return

@@ -56,7 +56,8 @@ func entries(root *os.Root) ([]entry, error) {
 func isOurs(name string) bool {
 	top, _, _ := strings.Cut(name, "/")
 	switch top {
-	case ".", "key", "config.yaml", "hub.sock", "serve.lock", "agent.json", "vault", "refresh", "login", "runs":
+	case ".", "key", "config.yaml", "default-profile", "hub.sock", "serve.lock", "agent.json",
+		"vault", "refresh", "login", "runs", "containers", "set-aside":
 		return true
 	}
 	return strings.HasPrefix(top, "hub.db")
@@ -84,7 +85,20 @@ var permissionsCheck = check{
 	run:   lookAtPermissions,
 }
 
+// isOwn reports whether a file belongs to this user.
+func isOwn(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}
+
 func lookAtPermissions(_ context.Context, p *patient) []Finding {
+	if !isOwn(p.Dir) {
+		return nil // the owner check says so
+	}
 	root, all, f := p.entries()
 	if root != nil {
 		defer root.Close()
@@ -95,7 +109,7 @@ func lookAtPermissions(_ context.Context, p *patient) []Finding {
 	var wrong []entry
 	level := LevelWarning
 	for _, e := range all {
-		if right(e) != e.mode.Perm() {
+		if right(e) != e.mode.Perm() && e.uid == os.Geteuid() {
 			wrong = append(wrong, e)
 			if e.vital || e.mode.Perm()&0o600 != 0o600 {
 				level = LevelError
@@ -160,11 +174,7 @@ func (p *patient) entries() (*os.Root, []entry, []Finding) {
 	}
 	info, statErr := os.Stat(p.Dir)
 	if statErr != nil {
-		return root, nil, []Finding{}
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int(stat.Uid) != os.Geteuid() {
-		return root, nil, []Finding{} // the owner check says so
+		return root, nil, []Finding{} // removed while we looked
 	}
 	return root, nil, []Finding{{
 		ID: "permissions", Level: LevelError,
