@@ -39,6 +39,7 @@ func TestMove(t *testing.T) {
 	if s.Health != hub.HealthLoginRequired || s.HandedOver == nil || s.HandedOver.Bundle != e.Bundle || s.HandedOver.To[0] != b.key.Recipient() || s.SignedIn {
 		t.Errorf("the sender's status = %+v", s)
 	}
+	a.free(p)
 
 	q := b.profile("here")
 	got, err := b.take(sealed, q, a.sender())
@@ -401,9 +402,16 @@ func TestImportToAProfileThatIsThere(t *testing.T) {
 		t.Error("a refused import has changed the login")
 	}
 	same := b.signedIn("same", sim.SignIn(simulator.SignIn{}))
+	old := filepath.Join(b.dir, "refresh", string(same.ID))
+	b.must(os.MkdirAll(filepath.Join(old, "kept-fake"), 0o700))
+	b.must(os.WriteFile(filepath.Join(old, "status.json"), []byte(`{"generation":1,"health":"login-required","reason":"lost"}`), 0o600))
 	if got, err := b.take(sealed, same, a.sender()); err != nil || got.Generation != 2 {
 		t.Errorf("the same account: %+v, %v", got, err)
 	}
+	if left, err := os.ReadDir(old); err != nil || len(left) != 1 { // the lock
+		t.Errorf("what was known of the old login's refreshes is left: %v, %v", left, err)
+	}
+	b.free(same)
 }
 
 func TestImportIsCancelledBeforeItBegins(t *testing.T) {

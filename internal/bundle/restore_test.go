@@ -96,6 +96,8 @@ func TestRestore(t *testing.T) {
 		t.Error("an access token was noted as a second writer")
 	}
 
+	s.free(p)
+
 	// An empty directory is as good as none; a full login is noted.
 	o = restoring(t, p)
 	s.must(os.Mkdir(o.Dir, 0o755))

@@ -148,6 +148,19 @@ func (s *station) take(sealed []byte, p hub.Profile, from ...string) (bundle.Imp
 	return s.Import(s.t.Context(), parcel, p)
 }
 
+// free checks that nothing keeps the refreshes of a profile out any more.
+func (s *station) free(p hub.Profile) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 100*time.Millisecond)
+	defer cancel()
+	hold, err := s.refresher.Hold(ctx, p.ID)
+	if err != nil {
+		s.t.Errorf("the profile is still held: %v", err)
+		return
+	}
+	hold.Release()
+}
+
 // snapshot packs files, whose modes are 0644, or 0755 for scripts.
 func snapshot(t testing.TB, files map[string]string) []byte {
 	t.Helper()

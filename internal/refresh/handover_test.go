@@ -45,6 +45,9 @@ func TestMovedLoginIsLeftAlone(t *testing.T) {
 		_, _, err := r.AccessToken(t.Context(), w.profile.ID, 0)
 		return errors.Is(err, hub.ErrLoginRequired)
 	})
+	if _, _, err := r.AccessToken(t.Context(), w.profile.ID, 0); !errors.Is(err, hub.ErrLoginRequired) {
+		t.Errorf("asked again at once, AccessToken = %v", err)
+	}
 	for name, ask := range map[string]func(*refresh.Refresher) error{
 		"asking":    func(r *refresh.Refresher) error { _, _, err := r.AccessToken(t.Context(), w.profile.ID, 0); return err },
 		"a 401":     func(r *refresh.Refresher) error { _, _, err := r.AccessToken(t.Context(), w.profile.ID, 1); return err },
@@ -68,6 +71,9 @@ func TestMovedLoginIsLeftAlone(t *testing.T) {
 		t.Errorf("status of a moved login = %+v", s)
 	}
 	w.wantCounts(0, 0)
+	if log := w.helperLog(); log != "" {
+		t.Errorf("a helper was started for nothing:\n%s", log)
+	}
 }
 
 // helper runs the hidden command, as if it had been started by hand.
@@ -193,8 +199,10 @@ func TestRefusalsWithoutASecondWriter(t *testing.T) {
 	for name, c := range map[string]struct {
 		cfg     simulator.Config
 		prepare func(*world)
+		skew    time.Duration
 		gen     hub.Generation
 	}{
+		"after the login's end": {prepare: func(*world) {}, skew: 31 * 24 * time.Hour, gen: 1},
 		"sent before": {prepare: func(w *world) {
 			w.sim.Inject(fault(simulator.FaultDrop, 1))
 			w.refresher(impatient).Refresh(w.t.Context(), w.profile.ID, true) // it fails, and is in doubt
@@ -208,7 +216,7 @@ func TestRefusalsWithoutASecondWriter(t *testing.T) {
 			w := newWorld(t, c.cfg, "")
 			c.prepare(w)
 			w.sim.Inject(fault(simulator.FaultInvalidGrant, 1))
-			if _, err := w.refresher(impatient).Refresh(t.Context(), w.profile.ID, true); !errors.Is(err, hub.ErrLoginRequired) {
+			if _, err := w.refresher(impatient, w.at(c.skew)).Refresh(t.Context(), w.profile.ID, true); !errors.Is(err, hub.ErrLoginRequired) {
 				t.Errorf("Refresh = %v; want ErrLoginRequired\n%s", err, w.helperLog())
 			}
 			if s := w.status(w.refresher()); s.SecondWriter || s.Generation != c.gen || !strings.Contains(s.Reason, "used or revoked elsewhere") {
