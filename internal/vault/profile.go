@@ -312,26 +312,41 @@ func parseProfile(id hub.ProfileID, text []byte) (hub.Profile, error) {
 // Profiles returns all profiles, sorted by name. Those that cannot be read are
 // left out and named in the error; the others are returned all the same.
 func (v *Vault) Profiles(ctx context.Context) ([]hub.Profile, error) {
-	keys, err := v.backend.List(ctx, namesDir+"/")
-	if err != nil {
-		return nil, err
+	for attempt := 0; ; attempt++ {
+		keys, err := v.backend.List(ctx, namesDir+"/")
+		if err != nil {
+			return nil, err
+		}
+		profiles, gone, err := v.behindAll(ctx, keys)
+		// A name that has gone since the look may be one that a profile had, whose
+		// new name the look was too early for.
+		if !gone || attempt == maxUpdates {
+			slices.SortFunc(profiles, func(a, b hub.Profile) int { return cmp.Compare(a.Name, b.Name) })
+			return profiles, err
+		}
 	}
-	var profiles []hub.Profile
+}
+
+// behindAll returns the profiles that the claims lead to, each once, and whether
+// some of the claims have gone.
+func (v *Vault) behindAll(ctx context.Context, claims []string) (profiles []hub.Profile, gone bool, err error) {
 	var problems []error
 	seen := map[hub.ProfileID]bool{}
-	for _, key := range keys {
+	for _, key := range claims {
 		name := strings.TrimPrefix(key, namesDir+"/")
 		p, err := v.behind(ctx, hub.ProfileName(name))
 		switch {
 		case err == nil && !seen[p.ID]:
 			seen[p.ID] = true
 			profiles = append(profiles, p)
-		case err != nil && !errors.Is(err, hub.ErrNotFound): // removed while we looked
+		case errors.Is(err, hub.ErrNotFound):
+			_, err := v.claimant(ctx, hub.ProfileName(name))
+			gone = gone || errors.Is(err, hub.ErrNotFound)
+		case err != nil:
 			problems = append(problems, fmt.Errorf("profile %.80q: %w", name, err))
 		}
 	}
-	slices.SortFunc(profiles, func(a, b hub.Profile) int { return cmp.Compare(a.Name, b.Name) })
-	return profiles, errors.Join(problems...)
+	return profiles, gone, errors.Join(problems...)
 }
 
 // behind returns the profile that a claim leads to, whatever its name is by now:

@@ -318,18 +318,23 @@ func TestKilledRenamersLeaveOneName(t *testing.T) {
 }
 
 // TestAListingDuringARenameHasTheProfile renames between the look at the names and
-// the look at the profiles.
+// the look at the profiles; the claim to the old name goes, or stays as after a kill.
 func TestAListingDuringARenameHasTheProfile(t *testing.T) {
-	v, f := newVault(t, vault.Options{})
-	p := newProfile("old")
-	must(t, v.CreateProfile(t.Context(), p))
-	f.Inject(vaulttest.Fault{Op: vaulttest.OpList, Key: "names/", After: true, Times: 1, Do: func() {
-		if _, err := v.RenameProfile(t.Context(), "old", "new"); err != nil {
-			t.Error(err)
+	for _, stays := range []bool{false, true} {
+		v, f := newVault(t, vault.Options{})
+		p := newProfile("old")
+		must(t, v.CreateProfile(t.Context(), p))
+		if stays {
+			f.Inject(vaulttest.Fault{Op: vaulttest.OpDelete, Err: errBoom})
 		}
-	}})
-	got, err := v.Profiles(t.Context())
-	if err != nil || len(got) != 1 || got[0].ID != p.ID || got[0].Name != "new" {
-		t.Errorf("Profiles = %v, %v; want it under its new name", got, err)
+		f.Inject(vaulttest.Fault{Op: vaulttest.OpList, Key: "names/", After: true, Times: 1, Do: func() {
+			if _, err := v.RenameProfile(t.Context(), "old", "new"); err != nil {
+				t.Error(err)
+			}
+		}})
+		got, err := v.Profiles(t.Context())
+		if err != nil || len(got) != 1 || got[0].ID != p.ID || got[0].Name != "new" {
+			t.Errorf("the old claim stays: %v: Profiles = %v, %v; want it under its new name", stays, got, err)
+		}
 	}
 }
