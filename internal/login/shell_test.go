@@ -39,10 +39,8 @@ func TestShellSignsInByHand(t *testing.T) {
 		c := startShell(t, d, place, hubtest.Claude(t), sim.Environ())
 		before := c.modes()
 		c.resize(30, 1000)
-		eventually(t, "the new size", func() bool {
-			c.enter("stty size\r")
-			return strings.Contains(c.screen(), "30 1000\r\n")
-		})
+		c.enter(`until [ "$(stty size)" = "30 1000" ]; do sleep 0.02; done; echo re""sized` + "\r")
+		c.see("resized\r\n")
 		c.enter("claude auth login --claudeai\r")
 		c.see("Paste code here if prompted")
 		code, err := sim.Approve(t.Context(), c.anyLink())
