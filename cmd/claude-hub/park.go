@@ -26,13 +26,39 @@ type logins struct {
 	refresher *refresh.Refresher
 }
 
-func (l logins) Login(ctx context.Context, id hub.ProfileID) (bool, string, error) {
+func (l logins) profile(ctx context.Context, id hub.ProfileID) (hub.Profile, error) {
 	profiles, err := l.vault.Profiles(ctx)
 	if err != nil {
-		return false, "", err
+		return hub.Profile{}, err
 	}
-	if !slices.ContainsFunc(profiles, func(p hub.Profile) bool { return p.ID == id }) {
-		return false, "", fmt.Errorf("%w: profile %s", hub.ErrNotFound, id)
+	i := slices.IndexFunc(profiles, func(p hub.Profile) bool { return p.ID == id })
+	if i < 0 {
+		return hub.Profile{}, fmt.Errorf("%w: the profile of the run", hub.ErrNotFound)
+	}
+	return profiles[i], nil
+}
+
+func (l logins) Allow(ctx context.Context, req run.Request) (run.Request, error) {
+	p, err := l.profile(ctx, req.Profile.ID)
+	if err != nil {
+		return req, err
+	}
+	asked, err := p.Allow(hub.Demand{Delivery: req.Delivery, Model: req.Model, Limits: req.Limits, Timeout: req.Timeout})
+	if err != nil {
+		return req, err
+	}
+	s, err := l.refresher.Status(ctx, p.ID)
+	if err != nil {
+		return req, err
+	}
+	req.Profile, req.Plan = p, run.Plan{Subscription: s.Plan, RateLimitTier: s.RateLimitTier}
+	req.Delivery, req.Model, req.Limits, req.Timeout = asked.Delivery, asked.Model, asked.Limits, asked.Timeout
+	return req, nil
+}
+
+func (l logins) Login(ctx context.Context, id hub.ProfileID) (bool, string, error) {
+	if _, err := l.profile(ctx, id); err != nil {
+		return false, "", err
 	}
 	s, err := l.refresher.Status(ctx, id)
 	if err != nil {

@@ -6,8 +6,9 @@
 //  1. An event is told once: for each profile and login, however often the hub
 //     restarts and however many processes look. What was told is written down
 //     before it is sent. Only a crash between the sending of a message and the
-//     note that it was sent has it sent again; a mail to several recipients of
-//     which one is refused goes again to all.
+//     note that it was sent (or an end while a service takes seconds to answer)
+//     has it sent again; a mail to several recipients of which one is refused
+//     goes again to all.
 //  2. A new sign-in starts over, and is told itself where an alarm came before.
 //  3. A service that is down gets its messages later, for three days.
 //  4. The URL of a service is a secret. It is in no error, log or file of ours,

@@ -129,8 +129,12 @@ func (t Target) Name() string { return t.name }
 // Service is the kind of the service, such as "ntfy".
 func (t Target) Service() string { return t.service }
 
-// sendPatience bounds one try. The library bounds most of its own, at 10 s.
-const sendPatience = 30 * time.Second
+// sendPatience bounds one try; the library bounds most of its own, at 10 s.
+// stopPatience is for one that is on its way when everything ends.
+const (
+	sendPatience = 30 * time.Second
+	stopPatience = 3 * time.Second
+)
 
 // Send delivers a message. Its error is one of a few causes, in our words.
 //
@@ -167,8 +171,13 @@ func (t Target) Send(ctx context.Context, m Message) error {
 	case err = <-result:
 	case <-timer.C:
 		err = os.ErrDeadlineExceeded
-	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", t.service, ctx.Err())
+	case <-ctx.Done(): // what is nearly there shall not be sent a second time
+		timer.Reset(stopPatience)
+		select {
+		case err = <-result:
+		case <-timer.C:
+			return fmt.Errorf("%s: %w", t.service, ctx.Err())
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %s", t.service, cause(err))

@@ -38,6 +38,11 @@ type Logins interface {
 	// Login reports whether a request of the profile would be served now, and a
 	// mark that changes with each sign-in. [hub.ErrNotFound] if the profile is gone.
 	Login(ctx context.Context, profile hub.ProfileID) (serves bool, mark string, err error)
+
+	// Allow returns a request that was parked as the rules of its profile allow it
+	// now, with the profile's present name and plan. [hub.ErrNotFound] if the
+	// profile is gone, [hub.ErrRefused] or [hub.ErrInvalid] if the rules say no.
+	Allow(ctx context.Context, req Request) (Request, error)
 }
 
 // kept is what a run that may be parked leaves in its directory, readable by the

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,10 @@ type owner struct {
 	ok   bool
 	mark string
 	at   time.Time
+
+	rule    string // that forbids what was asked for
+	model   string // that the rules demand
+	trouble error  // of asking
 }
 
 func (o *owner) Login(context.Context, hub.ProfileID) (bool, string, error) {
@@ -34,6 +39,19 @@ func (o *owner) Login(context.Context, hub.ProfileID) (bool, string, error) {
 		return false, "", hub.ErrNotFound
 	}
 	return o.ok, o.mark, nil
+}
+
+func (o *owner) Allow(_ context.Context, req run.Request) (run.Request, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gone {
+		return req, fmt.Errorf("%w: the profile", hub.ErrNotFound)
+	}
+	if o.rule != "" {
+		return req, fmt.Errorf("%w: %s", hub.ErrRefused, o.rule)
+	}
+	req.Model = o.model
+	return req, o.trouble
 }
 
 func (o *owner) now() time.Time {
@@ -337,6 +355,30 @@ func TestWhatCannotGoOnEnds(t *testing.T) {
 				t.Errorf("the reason is %q; want it to name the %s", r.Reason, c.reason)
 			}
 		})
+	}
+}
+
+func TestTheRulesOfTheDayHold(t *testing.T) {
+	p := newParking(t)
+	p.refuse(hub.VerdictParked, p.at.Add(-time.Hour))
+	id := p.park(t, p.request("succeed"), hub.ParkedForWindow).ID
+	p.set(func() { p.trouble = errors.New("the disk is slow") })
+	p.once(t, 1)
+	if r, err := p.store.Run(t.Context(), id); err != nil || r.Parked == nil {
+		t.Fatalf("%+v, %v; want it parked while nobody can say", r, err)
+	}
+	p.set(func() { p.trouble, p.rule = nil, "not any more" })
+	p.once(t, 1)
+	if r := p.ends(t, id, hub.VerdictRefused); !strings.Contains(r.Reason, "not any more") {
+		t.Errorf("the reason is %q", r.Reason)
+	}
+
+	id = p.park(t, p.request("show"), hub.ParkedForWindow).ID // without the rule again
+	p.gateway.refuse = nil
+	p.set(func() { p.rule, p.model = "", "opus" })
+	p.once(t, 1)
+	if r := p.ends(t, id, hub.VerdictDone); !strings.Contains(r.Result, "--model=opus") {
+		t.Errorf("it went on with %q", r.Result)
 	}
 }
 

@@ -282,6 +282,8 @@ func TestRealCopyTalksToThePlatformAndFollowsARotation(t *testing.T) {
 	}
 }
 
+func (l *logins) Allow(_ context.Context, req run.Request) (run.Request, error) { return req, nil }
+
 func (l *logins) Login(context.Context, hub.ProfileID) (bool, string, error) {
 	login, generation := l.current()
 	return l.sim.Live(login.AccessToken), fmt.Sprint(generation), nil

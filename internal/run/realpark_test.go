@@ -96,8 +96,9 @@ func TestRealRunGoesOnAfterItsLoginIsRevokedAndMadeAgain(t *testing.T) {
 
 func TestRealRunGoesOnWhenTheWindowOpens(t *testing.T) {
 	f, sim, _, resumer, changed := realParking(t)
-	opens := time.Now().Add(3 * time.Second)
+	var opens time.Time
 	r := inTheMiddle(t, f, func(context.CancelCauseFunc) {
+		opens = time.Now().Add(8 * time.Second) // the CLI must have asked again by then
 		sim.SetWindows(simulator.Windows{FiveHour: simulator.Window{Utilization: 1, Reset: opens}})
 		goes(t, f)
 	})

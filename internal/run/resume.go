@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
@@ -41,6 +42,9 @@ func (r *Runner) Resume(ctx context.Context, id hub.RunID) (hub.Run, error) {
 		return record, err
 	}
 	asked, req, err := r.resumed(ctx, dir, record)
+	if err != nil && !isFinal(err) {
+		return record, err
+	}
 	if err != nil {
 		verdict, reason, _ := unstarted(err)
 		return r.finish(ctx, dir, record, verdict, "it could not go on: "+reason)
@@ -55,6 +59,12 @@ func (r *Runner) Resume(ctx context.Context, id hub.RunID) (hub.Run, error) {
 	}
 	x := &execution{Runner: r, asked: asked, req: req, mark: mark, record: record, dir: dir, log: r.cfg.Log.With("run", id)}
 	return x.run(ctx, nil)
+}
+
+// isFinal reports whether an error of a request will be there the next time, too.
+func isFinal(err error) bool {
+	return slices.ContainsFunc([]error{hub.ErrNotFound, hub.ErrInvalid, hub.ErrFormat, hub.ErrRefused, hub.ErrTooLarge},
+		func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // parkedRun returns a run that is parked; [hub.ErrConflict] if it is not.
@@ -74,12 +84,13 @@ func (r *Runner) resumed(ctx context.Context, dir *directory, record hub.Run) (a
 		return asked, req, err
 	}
 	asked = k.Request
+	req = asked
 	if r.cfg.Logins != nil {
-		if _, _, err := r.cfg.Logins.Login(ctx, asked.Profile.ID); errors.Is(err, hub.ErrNotFound) {
-			return asked, req, fmt.Errorf("the profile %s is gone: %w", asked.Profile.Name, err)
+		if req, err = r.cfg.Logins.Allow(ctx, asked); err != nil {
+			return asked, req, err
 		}
 	}
-	if req, err = r.check(asked); err != nil {
+	if req, err = r.check(req); err != nil {
 		return asked, req, err
 	}
 	if req.Dir != record.Dir {

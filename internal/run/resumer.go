@@ -18,6 +18,7 @@ import (
 const (
 	resumePeriod   = 5 * time.Second
 	resumeParallel = 4
+	maxParkedRuns  = 100_000 // that are looked at; the oldest go on first
 	minResumePause = time.Minute
 	maxResumePause = time.Hour
 	windowMargin   = 2 * time.Second // the platform's clock may be behind ours
@@ -94,7 +95,7 @@ func (s *Resumer) loop(ctx context.Context) {
 func (s *Resumer) RunOnce(ctx context.Context) (int, error) {
 	r := s.runner
 	_, interrupted := r.Reconcile(ctx)
-	parked, err := r.cfg.Store.Runs(ctx, store.Filter{Parked: true})
+	parked, err := r.cfg.Store.Runs(ctx, store.Filter{Parked: true, Limit: maxParkedRuns})
 	if err != nil {
 		return 0, fmt.Errorf("listing parked runs: %w", err)
 	}
