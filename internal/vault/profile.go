@@ -269,17 +269,26 @@ func noProfile(name hub.ProfileName) error {
 // ProfileByID returns the profile of that ID, or hub.ErrNotFound.
 func (v *Vault) ProfileByID(ctx context.Context, id hub.ProfileID) (hub.Profile, error) {
 	p, err := v.profile(ctx, id)
-	if err != nil {
-		return hub.Profile{}, err
+	for {
+		if err != nil {
+			return hub.Profile{}, err
+		}
+		claimant, err := v.claimant(ctx, p.Name)
+		if err == nil && claimant == id {
+			return p, nil
+		}
+		if err != nil && !errors.Is(err, hub.ErrNotFound) {
+			return hub.Profile{}, err
+		}
+		now, err := v.profile(ctx, id)
+		if err == nil && now.Name == p.Name { // its making or its removal was cut short
+			return hub.Profile{}, fmt.Errorf("%w: profile %s", hub.ErrNotFound, id)
+		}
+		if err != nil {
+			return hub.Profile{}, err
+		}
+		p = now // it was renamed meanwhile
 	}
-	claimant, err := v.claimant(ctx, p.Name)
-	if err == nil && claimant != id || errors.Is(err, hub.ErrNotFound) { // its making or removal was cut short
-		return hub.Profile{}, fmt.Errorf("%w: profile %s", hub.ErrNotFound, id)
-	}
-	if err != nil {
-		return hub.Profile{}, err
-	}
-	return p, nil
 }
 
 // ProfileOfOwner returns the profile that stands for a GitHub login; see

@@ -338,3 +338,23 @@ func TestAListingDuringARenameHasTheProfile(t *testing.T) {
 		}
 	}
 }
+
+// TestALookDuringARenameFindsTheProfile renames between the look at the profile and
+// the look at who has its name.
+func TestALookDuringARenameFindsTheProfile(t *testing.T) {
+	v, f := newVault(t, vault.Options{})
+	p := newProfile("old")
+	must(t, v.CreateProfile(t.Context(), p))
+	f.Inject(vaulttest.Fault{Op: vaulttest.OpGet, Key: "records/", After: true, Times: 1, Do: func() {
+		if _, err := v.RenameProfile(t.Context(), "old", "new"); err != nil {
+			t.Error(err)
+		}
+	}})
+	if got, err := v.ProfileByID(t.Context(), p.ID); err != nil || got.Name != "new" {
+		t.Errorf("ProfileByID = %v, %v; want it under its new name", got, err)
+	}
+	must(t, f.Delete(t.Context(), vault.NameKey("new"))) // as a removal that was cut short
+	if got, err := v.ProfileByID(t.Context(), p.ID); !errors.Is(err, hub.ErrNotFound) {
+		t.Errorf("without its name it is found: %v, %v", got, err)
+	}
+}
