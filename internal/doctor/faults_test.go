@@ -247,12 +247,24 @@ var vaultFaults = []fault{
 	{id: "recovery-none", warning: true, says: "age-keygen", arrange: func(w *world) {
 		w.write("config.yaml", "recovery_recipients: []\n")
 	}},
-	{id: "recovery-stale", warning: true, says: "records/", arrange: func(w *world) {
+	{id: "recovery-stale", warning: true, fixable: true, says: "records/", arrange: func(w *world) {
 		settings, err := w.settings()
 		w.must(err)
 		second, err := age.GenerateX25519Identity()
 		w.must(err)
 		w.write("config.yaml", "recovery_recipients: ["+settings.RecoveryRecipients[0]+","+second.Recipient().String()+"]\n")
+		w.second = second
+	}, after: func(w *world) { // the new recovery key alone opens what is in use
+		lost, err := vault.Open(w.path("vault"))
+		w.must(err)
+		to := newWorld(w.t)
+		w.must(to.vault.Remove(w.t.Context(), to.profile.ID)) // of the same name
+		if _, err := vault.Recover(w.t.Context(), lost, strings.NewReader(w.second.String()), to.vault); err != nil {
+			w.t.Errorf("recovering: %v", err)
+		}
+		if _, err := to.vault.Latest(w.t.Context(), w.profile.ID, hub.KindLogin); err != nil {
+			w.t.Errorf("the recovered login: %v", err)
+		}
 	}},
 }
 

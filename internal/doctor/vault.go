@@ -348,7 +348,7 @@ var recoveryCheck = check{
 	name: "recovery", group: groupVault, hub: true,
 	looks: []Entry{
 		{ID: "recovery-none", Level: LevelWarning, Meaning: "no recovery recipients are set: when the key is lost, so is the vault"},
-		{ID: "recovery-stale", Level: LevelWarning, Meaning: "records in use were sealed before the present recovery recipients were set: those can't open them"},
+		{ID: "recovery-stale", Level: LevelWarning, Fixable: true, Meaning: "records in use were sealed before the present recovery recipients were set: those can't open them"},
 	},
 	run: lookAtRecovery,
 }
@@ -388,26 +388,38 @@ func lookAtRecovery(ctx context.Context, p *patient) []Finding {
 		ID: "recovery-stale", Level: LevelWarning,
 		Symptom: fmt.Sprintf("%d records in use do not open with all of the recovery keys: %s", len(stale), some(stale)),
 		Cause:   "recovery_recipients were added after these were written; a record keeps the recipients that it was sealed to",
-		Fix:     "`claude-hub login` writes the login and its snapshot anew, `claude-hub login --setup-token` the spare; what stays (a profile's name) holds no secret",
+		Fix:     "`claude-hub doctor --fix` seals them anew; what they say stays as it is",
+		repair:  func(ctx context.Context) (string, error) { return p.reseal(ctx, settings.RecoveryRecipients) },
 	}}
 }
 
-// current returns the newest generation of every record that is kept for long. An
-// intent lasts for one refresh, and a name is in its profile's record, too.
+// current returns the newest generation of every record, and the names.
 func current(files []vaultFile) []vaultFile {
-	newest := map[string]vaultFile{}
+	newest := map[string]hub.Generation{}
 	for _, f := range files {
-		dir := filepath.Dir(f.path)
-		if f.gen > newest[dir].gen && slices.Contains([]hub.Kind{hub.KindLogin, hub.KindSetupToken, hub.KindAPIKey, hub.KindSnapshot}, f.kind) {
-			newest[dir] = f
-		}
+		newest[filepath.Dir(f.path)] = max(newest[filepath.Dir(f.path)], f.gen)
 	}
-	var all []vaultFile
-	for _, f := range newest {
-		all = append(all, f)
+	return slices.DeleteFunc(slices.Clone(files), func(f vaultFile) bool {
+		return f.name == "" && (f.gen == 0 || f.gen < newest[filepath.Dir(f.path)])
+	})
+}
+
+// reseal has the vault's records in use sealed to the present recipients.
+func (p *patient) reseal(ctx context.Context, recipients []string) (string, error) {
+	backend, err := vault.Open(p.path("vault"))
+	if err != nil {
+		return "", err
 	}
-	slices.SortFunc(all, func(a, b vaultFile) int { return strings.Compare(a.path, b.path) })
-	return all
+	key, err := p.key()
+	if err != nil {
+		return "", err
+	}
+	v, err := vault.New(backend, key, vault.Options{Recipients: recipients})
+	if err != nil {
+		return "", err
+	}
+	n, err := v.Reseal(ctx)
+	return fmt.Sprintf("sealed %d records anew, to the hub's key and %d recovery keys", n, len(recipients)), err
 }
 
 // maxStanzas bounds the lines of an age header that are read.

@@ -33,8 +33,9 @@ type world struct {
 	vault   *vault.Vault
 	profile hub.Profile
 	gens    map[hub.Kind]hub.Generation
-	skew    time.Duration // of the clock that the doctor reads
-	whole   bool          // make the checks that take seconds, too
+	skew    time.Duration       // of the clock that the doctor reads
+	second  *age.X25519Identity // a recovery key that was added later
+	whole   bool                // make the checks that take seconds, too
 }
 
 func newWorld(t *testing.T) *world {
