@@ -39,10 +39,13 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the command lines in testdata against the real claude CLI, a
 // real sandbox, and a platform of each script's own.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { testscript.Run(t, scriptParams(t, "testdata")) }
+
+// scriptParams gives the scripts in dir the surroundings of all scripts.
+func scriptParams(t *testing.T, dir string) testscript.Params {
 	claude := filepath.Dir(hubtest.Claude(t))
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+	return testscript.Params{
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			sim, err := simulator.Start(simulator.Config{})
 			if err != nil {
@@ -94,7 +97,7 @@ func TestScripts(t *testing.T) {
 			"websignin":  cmdWebSignIn,
 			"taken":      cmdTaken,
 		},
-	})
+	}
 }
 
 func platformOf(ts *testscript.TestScript) *simulator.Simulator {
