@@ -3,6 +3,7 @@ package login_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/url"
@@ -190,6 +191,38 @@ func TestABoxIsCleanAndTight(t *testing.T) {
 			if strings.Contains(seen, banned) {
 				t.Errorf("the CLI sees %q:\n%s", banned, seen)
 			}
+		}
+	})
+}
+
+// A link that what is inside leaves behind does not make the hub read a login, or
+// anything else, that the inside could not see.
+func TestLinksOutOfABoxAreNotFollowed(t *testing.T) {
+	inPlaces(t, func(t *testing.T, place string) {
+		for name, body := range map[string]string{
+			"the directory": `rm -rf "$CLAUDE_CONFIG_DIR"; ln -s %s "$CLAUDE_CONFIG_DIR"`,
+			"the file":      `ln -s %s/.credentials.json "$CLAUDE_CONFIG_DIR/.credentials.json"`,
+		} {
+			own := filepath.Join(t.TempDir(), ".claude")
+			write(t, filepath.Join(own, ".credentials.json"), fakeLogin, 0o600)
+			asked := false
+			change := func(cfg *login.Config) {
+				cfg.Accepted = func(context.Context, secret.Text) (bool, error) { asked = true; return true, nil }
+			}
+			claude := script(t, "link; ask; "+fmt.Sprintf(body, own))
+			var d *desk
+			if place == "here" {
+				d = newDesk(t, func(cfg *login.Config) { cfg.Agent = claude; change(cfg) })
+			} else {
+				d, _ = boxDesk(t, place, claude, nil, change)
+			}
+			if _, err := d.SignIn(t.Context(), d.profile, codes(fakeCode)); !errors.Is(err, hub.ErrInvalid) || hub.HintOf(err) == "" {
+				t.Errorf("%s: error = %v with hint %q; want ErrInvalid", name, err, hub.HintOf(err))
+			}
+			if asked {
+				t.Errorf("%s: the platform was asked about a login from elsewhere", name)
+			}
+			d.wantNothing()
 		}
 	})
 }

@@ -75,6 +75,16 @@ func (s *scratch) socket() (path, listen string) {
 // credentials returns the credential file if the CLI has written all of it. The
 // CLI first writes "{}" and then, in one rename, the login.
 func (s *scratch) credentials() ([]byte, agent.Credentials, error) {
+	// What was in the place may have put a link there, to a login of this machine's
+	// that it could not read itself.
+	info, err := os.Lstat(s.config())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, agent.Credentials{}, fmt.Errorf("looking at the config directory: %w", err)
+	}
+	if err == nil && !info.IsDir() {
+		err := fmt.Errorf("%w: the CLI's config directory is a %s now", hub.ErrInvalid, info.Mode().Type())
+		return nil, agent.Credentials{}, hub.Hint(err, "start again with `claude-hub login`")
+	}
 	b, err := agent.ReadCredentialFile(agent.CredentialPath(s.home()))
 	if err != nil {
 		return nil, agent.Credentials{}, err
