@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,30 +26,53 @@ type profileReport struct {
 }
 
 func (a *app) profileShowCommand() *cobra.Command {
-	return &cobra.Command{
+	var owner string
+	c := &cobra.Command{
 		Use:   "show [NAME]",
 		Short: "Show a profile: its owner, its policy, and what is stored of it where",
 		Args: args(func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && c.Flags().Changed("owner") {
+				return fmt.Errorf("show: a NAME and --owner contradict each other")
+			}
 			if len(args) > 0 {
 				return want("NAME")(c, args)
 			}
 			return nil
 		}),
 		ValidArgsFunction: firstArg(a.completeProfiles),
-		RunE: func(c *cobra.Command, args []string) error {
-			r, err := a.profileReport(c.Context(), args)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(r)
-			}
-			return a.showProfile(r)
-		},
 	}
+	c.Flags().StringVar(&owner, "owner", "", "the profile that stands for this GitHub login")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		find := func(h *home) (hub.Profile, error) { return a.namedProfile(c.Context(), h, args) }
+		if c.Flags().Changed("owner") {
+			find = func(h *home) (hub.Profile, error) { return h.vault.ProfileOfOwner(c.Context(), owner) }
+		}
+		r, err := a.profileReport(c.Context(), find)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(r)
+		}
+		return a.showProfile(r)
+	}
+	return c
 }
 
-func (a *app) profileReport(ctx context.Context, args []string) (profileReport, error) {
+// namedProfile returns the profile that the only argument names, or the one for
+// where nothing is said.
+func (a *app) namedProfile(ctx context.Context, h *home, args []string) (hub.Profile, error) {
+	if len(args) > 0 {
+		return h.profile(ctx, args[0])
+	}
+	name, err := a.unsaidProfile(ctx)
+	if err != nil {
+		return hub.Profile{}, err
+	}
+	return h.profile(ctx, string(name))
+}
+
+func (a *app) profileReport(ctx context.Context, find func(*home) (hub.Profile, error)) (profileReport, error) {
 	var r profileReport
 	h, err := a.openHome()
 	if err != nil {
@@ -60,12 +82,7 @@ func (a *app) profileReport(ctx context.Context, args []string) (profileReport, 
 	if err != nil {
 		return r, err
 	}
-	name, err := a.unsaidProfile(ctx)
-	if err != nil {
-		return r, err
-	}
-	r.Profile, err = h.profile(ctx, strings.Join(append(args, string(name))[:1], ""))
-	if err != nil {
+	if r.Profile, err = find(h); err != nil {
 		return r, err
 	}
 	r.Default = r.Name == standard.Name
