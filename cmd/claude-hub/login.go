@@ -68,6 +68,7 @@ the token itself is read from standard input or --code-file.`,
 	c.Flags().BoolVar(&o.setupToken, "setup-token", false, "make a one-year token instead of a login")
 	c.Flags().BoolVar(&o.web, "web", false, "sign in on a web page instead of in this terminal")
 	c.Flags().StringVar(&o.in, "in", inAuto, "where the claude CLI signs in: "+strings.Join(places, ", "))
+	c.RegisterFlagCompletionFunc("in", cobra.FixedCompletions(places, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // it fails only for a flag that isn't there
 	c.Flags().BoolVar(&o.shell, "shell", false, "open a shell in that place, and capture the login that you make there")
 	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "don't print the steps")
 	c.MarkFlagsMutuallyExclusive("shell", "setup-token", "web")

@@ -73,7 +73,7 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	}
 	box, release, noContainer := a.containerPlace(ctx, h, agentPath)
 	if noContainer == nil {
-		say("signing in " + box.Name())
+		say("the sign-in is " + box.Name())
 		return box, release, nil
 	}
 	if ctx.Err() != nil {
@@ -81,13 +81,13 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	}
 	box, release, err := a.sandboxPlace(ctx, agentPath)
 	if err == nil {
-		say(fmt.Sprintf("signing in %s, not in a container: %s", box.Name(), whyNot(noContainer)))
+		say(fmt.Sprintf("the sign-in is %s, not in a container: %s", box.Name(), whyNot(noContainer)))
 		return box, release, nil
 	}
 	if ctx.Err() != nil {
 		return nil, nil, cancelledBefore(ctx)
 	}
-	say(fmt.Sprintf("signing in on this machine itself: no container (%s), and no sandbox (%s)", whyNot(noContainer), whyNot(err)))
+	say(fmt.Sprintf("the sign-in is on this machine itself: no container (%s), and no sandbox (%s)", whyNot(noContainer), whyNot(err)))
 	return here, func() {}, nil
 }
 
