@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -27,8 +28,13 @@ type platform struct {
 
 // Credential returns the credential file without its refresh token, fresh.
 func (p platform) Credential(ctx context.Context, profile hub.ProfileID) ([]byte, hub.Generation, error) {
-	if _, _, err := p.refresher.AccessToken(ctx, profile, 0); err != nil {
+	_, gen, err := p.refresher.AccessToken(ctx, profile, 0)
+	if err != nil {
 		return nil, 0, err
+	}
+	if gen&refresh.SpareBit != 0 { // the login itself has ended, or was moved to another hub
+		return nil, 0, hub.Hint(fmt.Errorf("%w: only the setup token is left, which no working copy gets", hub.ErrLoginRequired),
+			"sign in with `claude-hub login`, or run it without `--delivery copy`")
 	}
 	record, err := p.vault.Latest(ctx, profile, hub.KindLogin)
 	if err != nil {

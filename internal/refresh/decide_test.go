@@ -116,6 +116,10 @@ func TestDue(t *testing.T) {
 	if got := due(l, state{Health: hub.HealthLoginRequired}, true, now); !got.IsZero() {
 		t.Errorf("due %v where a login is required; want never", got)
 	}
+	moved := l.after(hub.Handover{Generation: 7, To: []string{"age1fake"}}, 0)
+	if got := due(moved, state{Dead: true}, true, now); !got.IsZero() {
+		t.Errorf("due %v after the login was moved; want never", got)
+	}
 	if got := due(l, state{}, false, l.cred.LoginExpiresAt); !got.IsZero() {
 		t.Errorf("due %v after the login's end; want never", got)
 	}
