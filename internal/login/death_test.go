@@ -128,7 +128,7 @@ func TestKilledHubTakesItsBoxAlong(t *testing.T) {
 				c.enter("claude\r")
 				c.see("signed in\r\n")
 			} else {
-				c = startChild(t, d, "sign-in", hubtest.Claude(t), append(sim.Environ(), "LOGIN_TEST_PLACE="+kind, "LOGIN_TEST_ENGINE="+engineFor(t, kind)))
+				c = startChild(t, d, "sign-in", hubtest.Claude(t), append(sim.Environ(), placeEnviron(t, kind)...))
 				c.see(pastePrompt)
 			}
 			c.cmd.Process.Kill()

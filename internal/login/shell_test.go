@@ -16,13 +16,19 @@ const shellPrompt = "sign-in$ "
 // startShell starts `claude-hub login --shell` in a place.
 func startShell(t *testing.T, d *desk, place, claude string, environ []string) *tty {
 	t.Helper()
-	if place != "here" {
-		environ = append(environ, "LOGIN_TEST_PLACE="+place, "LOGIN_TEST_ENGINE="+engineFor(t, place))
-	}
-	c := startChild(t, d, "shell", claude, environ)
+	c := startChild(t, d, "shell", claude, append(environ, placeEnviron(t, place)...))
 	c.see("This is a clean shell")
 	c.see(shellPrompt)
 	return c
+}
+
+// placeEnviron tells a child where the CLI is to run.
+func placeEnviron(t *testing.T, place string) []string {
+	t.Helper()
+	if place == "here" {
+		return nil
+	}
+	return []string{"LOGIN_TEST_PLACE=" + place, "LOGIN_TEST_ENGINE=" + engineFor(t, place)}
 }
 
 // inPlaces runs a test in each place that a sign-in can be in.

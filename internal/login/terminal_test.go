@@ -161,8 +161,12 @@ const (
 )
 
 func TestSetupTokenPassesTheScreenThrough(t *testing.T) {
+	inPlaces(t, passScreenThrough)
+}
+
+func passScreenThrough(t *testing.T, place string) {
 	d := newDesk(t, nil)
-	c := startChild(t, d, "setup-token", script(t, screenProgram), nil)
+	c := startChild(t, d, "setup-token", script(t, screenProgram), placeEnviron(t, place))
 	before := c.modes()
 	c.see("welcome")
 	c.enter("s")
@@ -281,10 +285,12 @@ func TestWrongSetupTokenIsAskedForAgain(t *testing.T) {
 }
 
 // The real program, with the test as the person who reads and pastes.
-func TestSetupTokenOfTheRealCLI(t *testing.T) {
+func TestSetupTokenOfTheRealCLI(t *testing.T) { inPlaces(t, realSetupToken) }
+
+func realSetupToken(t *testing.T, place string) {
 	sim := platform(t, simulator.Config{})
 	d := newDesk(t, nil)
-	c := startChild(t, d, "setup-token", hubtest.Claude(t), sim.Environ())
+	c := startChild(t, d, "setup-token", hubtest.Claude(t), append(sim.Environ(), placeEnviron(t, place)...))
 	c.resize(60, 1000) // so that the link is on one line
 	c.see("https://")
 	c.see("prompted")
