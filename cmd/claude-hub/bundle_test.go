@@ -2,10 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 // hubkeys PREFIX sets PREFIX_RECIPIENT and PREFIX_SENDER to what the current hub
@@ -32,4 +36,19 @@ func cmdExpire(ts *testscript.TestScript, _ bool, args []string) {
 	b, err := json.Marshal(file)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+func TestParseOwner(t *testing.T) {
+	root := os.Geteuid() == 0
+	for owner, want := range map[string][2]int{"": {-1, -1}, "root": {0, 0}, "0": {0, 0}, "0:0": {0, 0}, "root:root": {0, 0}, "54321:65432": {54321, 65432}, "root:65432": {0, 65432}} {
+		uid, gid, err := parseOwner(owner)
+		if ok := root || owner == ""; ok != (err == nil) || ok && [2]int{uid, gid} != want {
+			t.Errorf("parseOwner(%q) = %d, %d, %v; want %v", owner, uid, gid, err, want)
+		}
+	}
+	for _, bad := range []string{"no-such-user", "54321", "54321:", ":0", "root:no-such-group", "-1:-1", "0:4294967295", "0 :0"} {
+		if _, _, err := parseOwner(bad); !errors.Is(err, hub.ErrInvalid) || hub.HintOf(err) == "" {
+			t.Errorf("parseOwner(%q) = %v; want ErrInvalid with a hint", bad, err)
+		}
+	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -127,7 +126,7 @@ func parseOwner(owner string) (uid, gid int, err error) {
 	case nerr == nil:
 		gid = int(number)
 	default:
-		return 0, 0, fmt.Errorf("%w: there is no group %.80q here: %w", hub.ErrInvalid, group, errors.Unwrap(gerr))
+		return 0, 0, hub.Hint(fmt.Errorf("%w: there is no group %.80q here", hub.ErrInvalid, group), "give its name, or its GID as a number")
 	}
 	return uid, gid, err
 }

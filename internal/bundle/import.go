@@ -100,7 +100,9 @@ func (p *Parcel) part(kind hub.Kind) []byte {
 // one comes after it; (4) commit the directory, the setup token and the account;
 // (5) commit the login; (6) note that the import is done. Step 5 is the commit
 // point: a crash before it leaves the old login, and the same import again goes
-// on; a crash after it leaves the new one, and the import again says so.
+// on; a crash after it leaves the new one, and the import again says so. An error
+// with a Generation says that the login is there all the same; one without leaves
+// open whether it is, where the vault did not say.
 func (c *Carrier) Import(ctx context.Context, p *Parcel, profile hub.Profile) (Imported, error) {
 	files, err := checkSnapshot(p.part(hub.KindSnapshot))
 	if err != nil {
@@ -135,15 +137,16 @@ func (c *Carrier) Import(ctx context.Context, p *Parcel, profile hub.Profile) (I
 	if err != nil {
 		return Imported{}, err
 	}
+	result := Imported{
+		Header: p.Header, Generation: gen, Files: files, SetupToken: p.part(hub.KindSetupToken) != nil,
+		Plan: p.cred.Subscription, AccessExpires: p.cred.ExpiresAt, LoginExpires: p.cred.LoginExpiresAt,
+	}
 	done := e
 	done.Done = true
 	if err := errors.Join(hold.Forget(), c.step("done", func() error { return c.note(ctx, done, &e) })); err != nil {
-		return Imported{}, fmt.Errorf("the login is imported, as generation %d, but: %w", gen, err)
+		return result, fmt.Errorf("the login is imported, as generation %d, but: %w", gen, err)
 	}
-	return Imported{
-		Header: p.Header, Generation: gen, Files: files, SetupToken: p.part(hub.KindSetupToken) != nil,
-		Plan: p.cred.Subscription, AccessExpires: p.cred.ExpiresAt, LoginExpires: p.cred.LoginExpiresAt,
-	}, nil
+	return result, nil
 }
 
 // checkSnapshot returns how many files a captured directory has, once it has
