@@ -24,8 +24,9 @@ import (
 // chromium is Debian's. See `make setup`.
 const chromium = "/usr/bin/chromium"
 
-// browserPatience bounds what a browser does in a test.
-const browserPatience = 2 * time.Minute
+// browserPatience bounds what a browser does in a test, a quarter of it what is
+// waited for at once.
+const browserPatience = 6 * time.Minute
 
 // screenshots is a directory for pictures of every step; "" takes none.
 var screenshots = os.Getenv("CLAUDE_HUB_TEST_SCREENSHOTS")
@@ -102,7 +103,8 @@ func (t tab) see(css, text string) string {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.shoot("failure")
-	t.ts.Fatalf("%s says %q, want %q in it", css, got, text)
+	page, _ := chromedp.Run(t.ctx, chromedp.Evaluate[string]("document.body.innerText"))
+	t.ts.Fatalf("%s says %q, want %q in it; the page: %q; the console: %q", css, got, text, page, t.console())
 	return ""
 }
 
@@ -181,7 +183,7 @@ func (t tab) approve() string {
 	}
 	ctx, cancel := chromedp.NewContext(t.ctx, chromedp.WithTargetID(id))
 	defer cancel()
-	other := tab{ctx: ctx, ts: t.ts}
+	other := tab{ctx: ctx, ts: t.ts, console: t.console}
 	other.click(`button[value="approve"]`)
 	return strings.TrimSpace(other.see("#code", "#"))
 }
@@ -289,7 +291,7 @@ func (t tab) cancels() {
 	t.see("#open", "")
 	ctx, cancel := chromedp.NewContext(t.ctx)
 	defer cancel()
-	other := tab{ctx: ctx, ts: t.ts}
+	other := tab{ctx: ctx, ts: t.ts, console: t.console}
 	other.do(chromedp.Navigate(t.site() + "/signin/default"))
 	other.click(".foot button")
 	other.see("[data-state=cancelled]", "")
