@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -88,7 +89,10 @@ func readKept(dir string) (kept, error) {
 	if len(data) > maxKept {
 		return k, fmt.Errorf("%w: the run's request is too large", hub.ErrFormat)
 	}
-	if err := json.Unmarshal(data, &k); err != nil {
+	// A field that is not known could be a limit: another version has written it.
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&k); err != nil {
 		return k, fmt.Errorf("%w: the run's request: %w", hub.ErrFormat, err)
 	}
 	k.Request.Park = true

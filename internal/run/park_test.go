@@ -342,6 +342,7 @@ func TestWhatCannotGoOnEnds(t *testing.T) {
 		}, "another directory"},
 		"the request is lost":    {func(_ *parking, dir string) { os.Remove(filepath.Join(dir, "request.json")) }, "request"},
 		"the request is damaged": {func(_ *parking, dir string) { os.WriteFile(filepath.Join(dir, "request.json"), []byte("{"), 0o600) }, "request"},
+		"the request is newer":   {func(_ *parking, dir string) { newerRequest(filepath.Join(dir, "request.json")) }, "request"},
 		"the profile is gone":    {func(p *parking, _ string) { p.set(func() { p.gone = true }) }, "profile"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -356,6 +357,47 @@ func TestWhatCannotGoOnEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newerRequest adds a limit that this version does not know.
+func newerRequest(path string) {
+	data, _ := os.ReadFile(path)
+	os.WriteFile(path, bytes.Replace(data, []byte(`"Limits":{`), []byte(`"Limits":{"sessions":1,`), 1), 0o600)
+}
+
+func TestAResumedRunHasWhatIsLeftOfItsTime(t *testing.T) {
+	p := newParking(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	req := p.request("hang")
+	req.Timeout = time.Hour
+	r, err := p.Run(ctx, req, func(line []byte) {
+		if bytes.Contains(line, []byte("hanging")) {
+			p.set(func() { p.at = p.at.Add(45 * time.Minute) })
+			cancel(run.ErrStopping)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := p.gateway.last.Limits.Lifetime
+	p.parked(t, r, hub.ParkedForRestart)
+	p.set(func() { p.at = p.at.Add(24 * time.Hour) }) // parked, it takes none of its time
+	if n, err := p.resumer.RunOnce(t.Context()); n != 1 || err != nil {
+		t.Fatalf("RunOnce = %d, %v", n, err)
+	}
+	w := &watcher{text: "resumed", seen: make(chan struct{})}
+	followed := make(chan error)
+	go func() { followed <- p.Follow(t.Context(), r.ID, w) }()
+	<-w.seen
+	if err := p.Cancel(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	<-p.changed
+	<-followed
+	if got := before - p.gateway.last.Limits.Lifetime; got != 45*time.Minute {
+		t.Errorf("the second attempt had %v less; want 45m", got)
+	}
+	p.ends(t, r.ID, hub.VerdictCancelled)
 }
 
 func TestTheRulesOfTheDayHold(t *testing.T) {

@@ -167,7 +167,7 @@ func (s *Resumer) due(ctx context.Context, record hub.Run) (bool, error) {
 	paused := !now.Before(p.Since.Add(resumePause(record.Attempts)))
 	switch p.Cause {
 	case hub.ParkedForLogin:
-		return s.signedIn(ctx, record.ID, paused)
+		return s.signedIn(ctx, record, paused)
 	case hub.ParkedForWindow:
 		if p.Until.IsZero() {
 			return paused, nil
@@ -180,20 +180,20 @@ func (s *Resumer) due(ctx context.Context, record hub.Run) (bool, error) {
 // signedIn reports whether the login of the run's profile serves again. Where the
 // login is the one that the run was refused with, the hub takes another look only
 // after a pause.
-func (s *Resumer) signedIn(ctx context.Context, id hub.RunID, paused bool) (bool, error) {
+func (s *Resumer) signedIn(ctx context.Context, record hub.Run, paused bool) (bool, error) {
 	r := s.runner
 	if r.cfg.Logins == nil {
 		return paused, nil
 	}
-	k, err := readKept(r.directory(id))
-	if err != nil {
-		return paused, nil // Resume says what is wrong with it
-	}
-	serves, mark, err := r.cfg.Logins.Login(ctx, k.Request.Profile.ID)
+	serves, mark, err := r.cfg.Logins.Login(ctx, record.ProfileID)
 	if errors.Is(err, hub.ErrNotFound) {
 		return true, nil // it can only end, and Resume has it do so
 	}
-	return err == nil && serves && (paused || mark != k.Mark), err
+	if err != nil || !serves || paused {
+		return err == nil && serves, err
+	}
+	k, err := readKept(r.directory(record.ID)) // it may be large: only now
+	return err != nil || mark != k.Mark, nil   // Resume says what is wrong with it
 }
 
 // resumePause doubles with each attempt.
