@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
@@ -34,7 +35,8 @@ type Progress struct {
 }
 
 // Build builds one image and gives it its [Name]. An image that has the name already stays
-// what it is until the new one is complete. Of a build that failed nothing is kept
+// what it is until the new one is complete, and is removed when a later build finds
+// it unused. Of a build that failed nothing is kept
 // but the engine's cache.
 func Build(ctx context.Context, engine *client.Client, k Kind, o Options) error {
 	if Dockerfile(k) == "" {
@@ -62,7 +64,28 @@ func Build(ctx context.Context, engine *client.Client, k Kind, o Options) error 
 	if err := build(ctx, engine, k, o, p); err != nil {
 		return fmt.Errorf("building the image %s: %w", k, err)
 	}
+	removeReplaced(ctx, engine, k, replacedAge)
 	return nil
+}
+
+// replacedAge is how old an image without a name must be to be removed: a younger
+// one may be a step of a build that is under way.
+const replacedAge = time.Hour
+
+// removeReplaced removes the images of that kind that had the name before, as far
+// as no container uses them. What can't be removed stays for the next build.
+func removeReplaced(ctx context.Context, engine *client.Client, k Kind, age time.Duration) {
+	list, err := engine.ImageList(ctx, client.ImageListOptions{
+		Filters: client.Filters{}.Add("label", LabelKind+"="+string(k)).Add("dangling", "true"),
+	})
+	if err != nil {
+		return
+	}
+	for _, i := range list.Items {
+		if time.Since(time.Unix(i.Created, 0)) > age {
+			engine.ImageRemove(ctx, i.ID, client.ImageRemoveOptions{PruneChildren: true})
+		}
+	}
 }
 
 // validBase keeps what reaches a Dockerfile's FROM to the characters of an image's name.

@@ -1,10 +1,13 @@
 package image_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -239,6 +242,64 @@ func must[T any](v T, err error) func(*testing.T) T {
 			t.Fatal(err)
 		}
 		return v
+	}
+}
+
+// TestRemoveReplaced: an image of ours that has lost its name goes, but not while
+// it is young, or used; nobody else's does.
+func TestRemoveReplaced(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			engine := dial(t, hubtest.Engine(t, kind))
+			ctx := t.Context()
+			commit := func(label string) string { // an image without a name
+				text := "FROM " + image.DefaultBase + "\nLABEL " + image.LabelKind + "=" + label + " test=" + rand.Text() + "\n"
+				var archive bytes.Buffer
+				w := tar.NewWriter(&archive)
+				if err := w.WriteHeader(&tar.Header{Name: "Dockerfile", Size: int64(len(text)), Mode: 0o644}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(w, text); err != nil {
+					t.Fatal(err)
+				}
+				if err := w.Close(); err != nil {
+					t.Fatal(err)
+				}
+				built := must(engine.ImageBuild(ctx, &archive, client.ImageBuildOptions{Remove: true}))(t)
+				defer built.Body.Close()
+				if _, err := io.Copy(io.Discard, built.Body); err != nil {
+					t.Fatal(err)
+				}
+				list := must(engine.ImageList(ctx, client.ImageListOptions{Filters: client.Filters{}.Add("label", image.LabelKind+"="+label)}))(t)
+				if len(list.Items) != 1 {
+					t.Fatalf("%d images with the label %s", len(list.Items), label)
+				}
+				id := list.Items[0].ID
+				t.Cleanup(func() {
+					engine.ImageRemove(context.WithoutCancel(ctx), id, client.ImageRemoveOptions{Force: true})
+				})
+				return id
+			}
+			there := func(id string) bool {
+				_, err := engine.ImageInspect(ctx, id)
+				return err == nil
+			}
+			replaced, other := commit("test-replaced"), commit("test-other")
+			image.RemoveReplaced(ctx, engine, "test-replaced", time.Hour)
+			if !there(replaced) {
+				t.Error("a young image was removed")
+			}
+			user := must(engine.ContainerCreate(ctx, client.ContainerCreateOptions{Config: &container.Config{Image: replaced, Cmd: []string{"true"}}}))(t)
+			image.RemoveReplaced(ctx, engine, "test-replaced", -time.Hour)
+			if !there(replaced) {
+				t.Error("an image that is used was removed")
+			}
+			must(engine.ContainerRemove(ctx, user.ID, client.ContainerRemoveOptions{Force: true}))(t)
+			image.RemoveReplaced(ctx, engine, "test-replaced", -time.Hour)
+			if there(replaced) || !there(other) {
+				t.Errorf("the replaced image is there: %t; the other: %t", there(replaced), there(other))
+			}
+		})
 	}
 }
 

@@ -1,0 +1,4 @@
+package image
+
+// RemoveReplaced is removeReplaced.
+var RemoveReplaced = removeReplaced
