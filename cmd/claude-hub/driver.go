@@ -105,14 +105,19 @@ func ready(ctx context.Context, d sandbox.Driver) error {
 }
 
 // sweepLeft removes the containers of processes of this hub that were killed. It
-// asks an engine only where there are some.
-func (a *app) sweepLeft(ctx context.Context, h *home, log *slog.Logger) {
+// asks an engine only where some are known of.
+func (a *app) sweepLeft(ctx context.Context, h *home, log *slog.Logger) { a.sweep(ctx, h, false, log) }
+
+// sweepAll asks every engine on which this hub ever had a container.
+func (a *app) sweepAll(ctx context.Context, h *home, log *slog.Logger) { a.sweep(ctx, h, true, log) }
+
+func (a *app) sweep(ctx context.Context, h *home, all bool, log *slog.Logger) {
 	for _, kind := range []string{docker.KindDocker, docker.KindPodman} {
 		d, err := a.newEngineDriver(h, kind, "", log)
 		if err != nil {
 			continue // an address that makes no sense: nothing was started there
 		}
-		if d.Left() {
+		if all || d.Left() {
 			if _, err := d.Sweep(ctx); err != nil {
 				log.Warn("what a killed process has left could not be removed", "err", err)
 			}

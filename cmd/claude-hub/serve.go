@@ -58,6 +58,7 @@ func (a *app) serve(ctx context.Context) error {
 		return err
 	}
 	defer e.Close()
+	a.sweepAll(ctx, h, log)
 	if err := e.refresher.Start(ctx); err != nil {
 		return err
 	}

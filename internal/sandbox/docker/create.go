@@ -45,7 +45,7 @@ type bind struct {
 
 // binds lists what a container sees of the host.
 func (d *Driver) binds(spec sandbox.Spec, p *place, e *engine) ([]bind, error) {
-	shimPath, err := d.shimPath()
+	shimPath, err := d.shim()
 	if err != nil {
 		return nil, err
 	}

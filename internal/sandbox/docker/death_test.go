@@ -16,6 +16,7 @@ import (
 	"github.com/claude-hub/claude-hub/internal/hubtest"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
 	"github.com/claude-hub/claude-hub/internal/sandbox/docker"
+	"github.com/claude-hub/claude-hub/internal/sandbox/shim/boot"
 )
 
 // hubArg, as the first argument, makes the test binary a hub with one container:
@@ -176,4 +177,45 @@ func TestEngineSeesNoSecret(t *testing.T) {
 			t.Errorf("docker inspect: %v, with the secret: %v", err, bytes.Contains(all, []byte(secret)))
 		}
 	}
+}
+
+// TestProgramReplaced: a hub whose file has been replaced since it started goes on
+// with itself as the shim.
+func TestProgramReplaced(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "hub")
+	copyFile(t, program, "/proc/self/exe")
+	d := newDriver(t, docker.KindDocker)
+	cmd := exec.Command(program, replacedArg, docker.KindDocker, d.Address(), filepath.Join(dir, "containers"))
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "works\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// replacedArg, as the first argument, makes the test binary a hub that replaces its
+// own file before it starts a container.
+const replacedArg = "replaced-hub"
+
+func replacedMain(args []string) int {
+	next := args[0] + "-next"
+	// What an update brings may be of another mind about the shim.
+	err := os.WriteFile(next, []byte("#!/bin/sh\nexit 9 # "+boot.Arg+"\n"), 0o755)
+	if err == nil {
+		err = os.Rename(next, args[0])
+	}
+	var d *docker.Driver
+	if err == nil {
+		d, err = docker.New(docker.Config{Kind: args[2], Host: args[3], Dir: args[4], Environ: []string{}, Image: hubtest.BaseImage})
+	}
+	for range 2 { // the second finds the copy
+		if err == nil {
+			err = d.Check(context.Background())
+		}
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("works")
+	return 0
 }

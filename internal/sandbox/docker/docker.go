@@ -76,13 +76,12 @@ type Config struct {
 
 // Driver is a sandbox.Driver.
 type Driver struct {
-	cfg      Config
-	address  address
-	log      *slog.Logger
-	client   *client.Client
-	userns   *idmap // nil where files keep their owners
-	filter   []byte
-	shimPath func() (string, error)
+	cfg     Config
+	address address
+	log     *slog.Logger
+	client  *client.Client
+	userns  *idmap // nil where files keep their owners
+	filter  []byte
 
 	podman atomic.Bool // known once the engine has answered
 
@@ -121,7 +120,6 @@ func New(cfg Config) (*Driver, error) {
 	digest := sha256.Sum256([]byte(at.host))
 	cfg.Dir = filepath.Join(cfg.Dir, cfg.Kind+"-"+hex.EncodeToString(digest[:4]))
 	d.cfg = cfg
-	d.shimPath = sync.OnceValues(d.findShim)
 	if os.Getuid() == 0 {
 		d.userns = &idmap{host: 0, inside: agentUser}
 	}
@@ -191,9 +189,9 @@ func (l *limited) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// findShim returns the path of the binary that is to be PID 1. A program whose
-// file was replaced or removed since it started has a copy made of itself.
-func (d *Driver) findShim() (string, error) {
+// shim returns the path of the binary that is to be PID 1: this very program, not
+// what an update has put in its place since it started.
+func (d *Driver) shim() (string, error) {
 	if d.cfg.Shim != "" {
 		return d.cfg.Shim, nil
 	}

@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == hubArg {
 		os.Exit(hubMain(os.Args))
 	}
+	if len(os.Args) > 2 && os.Args[1] == replacedArg {
+		os.Exit(replacedMain(os.Args))
+	}
 	goleak.VerifyTestMain(m)
 }
 

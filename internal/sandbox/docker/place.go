@@ -139,7 +139,8 @@ func (p *place) mapped(m *idmap, source string, readOnly bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name, target := "m"+strconv.Itoa(len(p.mounts)), ""
+	name := "m" + strconv.Itoa(len(p.mounts))
+	var target string
 	if info.IsDir() {
 		target, err = p.subdir(name)
 	} else {
