@@ -181,7 +181,7 @@ func (p *patient) health(l Login) []Finding {
 		f.ID, f.Level = "login-copied", LevelWarning
 		f.Symptom = fmt.Sprintf("a copy of the login of %q with its refresh token was left at %s", name, l.CopiedTo)
 		f.Cause = "`claude-hub restore` or `claude-hub export` was told to: whichever of the two refreshes first signs the other one out"
-		f.Fix = "remove the copy when it has done its work; a new sign-in here makes it worthless: " + f.Fix
+		f.Fix += " gives this hub a login of its own, which the copy can't spend; the copy itself ends when you sign it out at the provider"
 	default:
 		return nil
 	}
