@@ -1,14 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/claude-hub/claude-hub/internal/agent"
 	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
@@ -27,15 +29,22 @@ func cmdTrusts(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte("trusted_senders: ["+args[1]+"]\n"), 0o600))
 }
 
-// expire FILE makes a credential file's access token look expired, so that the CLI
-// refreshes it.
-func cmdExpire(ts *testscript.TestScript, _ bool, args []string) {
-	var file map[string]map[string]any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &file))
-	file["claudeAiOauth"]["expiresAt"] = time.Now().Add(-time.Minute).UnixMilli()
-	b, err := json.Marshal(file)
+// rotates FILE is another client, which refreshes the login in a credential file.
+func cmdRotates(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := agent.ParseCredentials([]byte(ts.ReadFile(args[0])))
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+	grant, err := json.Marshal(map[string]string{
+		"grant_type": "refresh_token", "refresh_token": c.RefreshToken.Reveal(), "client_id": "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
+	})
+	ts.Check(err)
+	client := platformOf(ts).Client()
+	defer client.CloseIdleConnections()
+	resp, err := client.Post("https://platform.claude.com/v1/oauth/token", "application/json", bytes.NewReader(grant))
+	ts.Check(err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("the platform answers %s", resp.Status)
+	}
 }
 
 func TestParseOwner(t *testing.T) {

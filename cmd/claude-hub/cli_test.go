@@ -93,7 +93,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"unmounted":  cmdUnmounted,
 			"hubkeys":    cmdHubKeys,
 			"trusts":     cmdTrusts,
-			"expire":     cmdExpire,
+			"rotates":    cmdRotates,
 			"websignin":  cmdWebSignIn,
 			"taken":      cmdTaken,
 		},
