@@ -237,7 +237,7 @@ func Catalog() []Entry {
 // Examine makes all checks, some at a time.
 func (d *Doctor) Examine(ctx context.Context) Report {
 	p := newPatient(d.cfg)
-	there := isHub(d.cfg.Dir)
+	there := soon(func() bool { return isHub(d.cfg.Dir) })
 	found := make([][]Finding, len(d.checks))
 	report := Report{Findings: []Finding{}, Checked: []string{}, Forecasts: []Forecast{}}
 	var group errgroup.Group
@@ -300,6 +300,19 @@ func bounded(ctx context.Context, c check, p *patient) []Finding {
 		return found
 	case <-time.After(grace):
 		return []Finding{failure(c, fmt.Sprintf("it did not end within %s", limit))}
+	}
+}
+
+// soon returns what look does, or true where it does not come back: the checks
+// that follow then say what hangs.
+func soon(look func() bool) bool {
+	done := make(chan bool, 1)
+	go func() { done <- look() }()
+	select {
+	case ok := <-done:
+		return ok
+	case <-time.After(checkLimit):
+		return true
 	}
 }
 

@@ -219,6 +219,43 @@ func TestFailedRepairs(t *testing.T) {
 	}
 }
 
+// TestTreatStops: when its context ends, it begins no further fix.
+func TestTreatStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	begun := 0
+	repair := func(context.Context) (string, error) { begun++; cancel(); return "did it all", nil }
+	d := doctor.NewWith(doctor.Config{Dir: t.TempDir()}, doctor.Fake("two", func(context.Context) []doctor.Finding {
+		return []doctor.Finding{
+			doctor.Repairable(doctor.Finding{ID: "a", Symptom: "first"}, repair),
+			doctor.Repairable(doctor.Finding{ID: "b", Symptom: "second"}, repair),
+		}
+	}))
+	if r := d.Treat(ctx); begun != 1 || len(r.Repairs) != 1 {
+		t.Errorf("%d fixes were begun: %s", begun, show(r.Repairs))
+	}
+}
+
+// TestTreatMakesSomeChecksOnce: those that no repair has a say in, with what they
+// found kept.
+func TestTreatMakesSomeChecksOnce(t *testing.T) {
+	slow, quick := 0, 0
+	d := doctor.NewWith(doctor.Config{Dir: t.TempDir()},
+		doctor.Once(doctor.Fake("slow", func(context.Context) []doctor.Finding { slow++; return []doctor.Finding{{ID: "slow"}} })),
+		doctor.Fake("quick", func(context.Context) []doctor.Finding {
+			if quick++; quick > 1 {
+				return nil
+			}
+			return []doctor.Finding{doctor.Repairable(doctor.Finding{ID: "quick"}, func(context.Context) (string, error) { return "did it", nil })}
+		}))
+	r := d.Treat(t.Context())
+	if slow != 1 || quick != 2 || len(r.Findings) != 1 || r.Findings[0].ID != "slow" {
+		t.Errorf("made %d and %d times: %s", slow, quick, show(r.Findings))
+	}
+	if d.Examine(t.Context()); slow != 2 {
+		t.Errorf("a later examination made it %d times in all", slow)
+	}
+}
+
 // TestTextsAreBounded: a finding that quotes much, or steers a terminal, does not
 // get through.
 func TestTextsAreBounded(t *testing.T) {

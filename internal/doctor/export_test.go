@@ -18,6 +18,12 @@ func Fake(name string, run func(ctx context.Context) []Finding) check {
 	return check{name: name, limit: 50 * time.Millisecond, run: func(ctx context.Context, _ *patient) []Finding { return run(ctx) }}
 }
 
+// Once has a treatment make the check once.
+func Once(c check) check {
+	c.once = true
+	return c
+}
+
 // Repairable returns f with a fix.
 func Repairable(f Finding, repair func(context.Context) (string, error)) Finding {
 	f.repair = repair
