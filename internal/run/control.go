@@ -94,10 +94,11 @@ func signalCancel(dir string) error {
 		return err
 	}
 	_, err = f.Write([]byte("c"))
-	if err := errors.Join(err, f.Close()); err != nil && !errors.Is(err, syscall.EPIPE) { // it ended this moment
-		return err
+	err = errors.Join(err, f.Close())
+	if errors.Is(err, syscall.EPIPE) { // it has ended, or been parked, this moment
+		return fmt.Errorf("%w: %w", hub.ErrNotFound, err)
 	}
-	return nil
+	return err
 }
 
 func (r *Runner) directory(id hub.RunID) string {

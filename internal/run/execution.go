@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/claude-hub/claude-hub/internal/agent"
@@ -28,16 +29,17 @@ const killPatience = 15 * time.Second
 // execution is one run under way. Its fields belong to the goroutine of Run.
 type execution struct {
 	*Runner
-	asked  Request // as it came, and as it is kept
-	req    Request // as it is carried out
-	mark   string  // of the login when the attempt began
-	record hub.Run
-	began  time.Time // the attempt
-	used   hub.Usage // in the attempt
-	dir    *directory
-	log    *slog.Logger
-	events *recorder
-	stderr tail
+	asked     Request // as it came, and as it is kept
+	req       Request // as it is carried out
+	mark      string  // of the login when the attempt began
+	record    hub.Run
+	began     time.Time   // the attempt
+	used      hub.Usage   // in the attempt
+	cancelled atomic.Bool // somebody has cancelled it, also if it is too late for the CLI
+	dir       *directory
+	log       *slog.Logger
+	events    *recorder
+	stderr    tail
 }
 
 // run takes the run from its row in the store to its verdict. ctx is the owner's.
@@ -47,7 +49,10 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(x.req.Timeout, func() { cancel(errTimedOut) })
 	defer timer.Stop()
-	x.dir.listen(func() { cancel(errCancelled) })
+	x.dir.listen(func() {
+		x.cancelled.Store(true)
+		cancel(errCancelled)
+	})
 	s := newSink(ctx, f, cancel)
 	x.events = newRecorder(x.dir.events, s.send, x.cfg.MaxLog)
 	defer func() { // all of it done already, unless this is a panic
@@ -81,6 +86,9 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 		x.log.Warn("a run's event log is incomplete", "err", lost)
 	}
 	x.dir.closeControl() // from here on the run has ended for all who follow it
+	if x.record.Parked != nil && x.cancelled.Load() {
+		x.record, err = x.finish(closing, x.dir, x.record, hub.VerdictCancelled, errCancelled.Error())
+	}
 	if value := s.close(x.cfg.Grace); value != nil {
 		panic(value)
 	}

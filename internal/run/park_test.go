@@ -17,6 +17,7 @@ import (
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/run"
+	"github.com/claude-hub/claude-hub/internal/store"
 )
 
 // owner is a login that a test signs in and out, and a clock that it sets.
@@ -421,6 +422,35 @@ func TestTheRulesOfTheDayHold(t *testing.T) {
 	p.once(t, 1)
 	if r := p.ends(t, id, hub.VerdictDone); !strings.Contains(r.Result, "--model=opus") {
 		t.Errorf("it went on with %q", r.Result)
+	}
+}
+
+// A cancel that comes while the run is being parked is not lost.
+func TestACancelMeetsParking(t *testing.T) {
+	p := newParking(t)
+	for i := range 20 {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		told := make(chan error, 1)
+		r, err := p.Run(ctx, p.request("hang"), func(line []byte) {
+			switch {
+			case bytes.Contains(line, []byte("hanging")):
+				cancel(run.ErrStopping)
+			case bytes.Contains(line, []byte(`"interrupted"`)): // it is about to be parked
+				open, err := p.store.Runs(t.Context(), store.Filter{Running: true})
+				if err != nil || len(open) != 1 {
+					told <- fmt.Errorf("%d runs: %w", len(open), err)
+					return
+				}
+				go func() {
+					time.Sleep(time.Duration(i) * 500 * time.Microsecond) // to come at every moment of it
+					told <- p.Cancel(t.Context(), open[0].ID)
+				}()
+			}
+		})
+		if err := errors.Join(err, <-told); err != nil {
+			t.Fatal(err)
+		}
+		p.ends(t, r.ID, hub.VerdictCancelled)
 	}
 }
 
