@@ -66,12 +66,14 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	case inSandbox:
 		return a.sandboxPlace(ctx, agentPath)
 	case inContainer:
-		return a.containerPlace(ctx, h, agentPath)
+		return a.containerPlace(ctx, h, agentPath, (*docker.Driver).Ready) // its start says what else is wrong
 	case inAuto, "":
 	default:
 		return nil, nil, hub.Hint(fmt.Errorf("%w: a sign-in can't be in %q", hub.ErrInvalid, in), "use one of "+strings.Join(places, ", "))
 	}
-	box, release, noContainer := a.containerPlace(ctx, h, agentPath)
+	// An engine may be elsewhere, and share no files: better to know that while
+	// there is another place.
+	box, release, noContainer := a.containerPlace(ctx, h, agentPath, (*docker.Driver).Check)
 	if noContainer == nil {
 		say("the sign-in is " + box.Name())
 		return box, release, nil
@@ -115,9 +117,9 @@ func (a *app) sandboxPlace(ctx context.Context, agentPath string) (login.Place, 
 	return a.box(d, "in a sandbox (bubblewrap)", agentPath), func() {}, nil
 }
 
-// containerPlace returns a container of the setup image, on the first engine that
-// has it and shares this machine's files.
-func (a *app) containerPlace(ctx context.Context, h *home, agentPath string) (login.Place, func(), error) {
+// containerPlace returns a container of the setup image, on the first engine of
+// which try says that it has one.
+func (a *app) containerPlace(ctx context.Context, h *home, agentPath string, try func(*docker.Driver, context.Context) error) (login.Place, func(), error) {
 	version := h.agentState(ctx).Version
 	var errs []error
 	for _, kind := range []string{docker.KindDocker, docker.KindPodman} {
@@ -125,7 +127,7 @@ func (a *app) containerPlace(ctx context.Context, h *home, agentPath string) (lo
 			Kind: kind, Dir: containersPath(h.dir), Image: image.Name(image.Setup, version), Environ: a.environ, Log: a.log(),
 		})
 		if err == nil {
-			if err = d.Check(ctx); err == nil { // it may be elsewhere, and share no files
+			if err = try(d, ctx); err == nil {
 				a.sweepLeft(ctx, h, a.log())
 				return a.box(d, "in a container ("+kind+")", agentPath), d.Close, nil
 			}
