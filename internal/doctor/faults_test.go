@@ -341,6 +341,9 @@ var loginFaults = []fault{
 	{id: "credential-empty", name: "in the vault", says: "blanked", arrange: func(w *world) {
 		w.commit(hub.KindLogin, []byte(blanked))
 	}},
+	{id: "credential-empty", name: "setup token", says: "`claude-hub login --setup-token`", arrange: func(w *world) {
+		w.commit(hub.KindSetupToken, []byte("{}"))
+	}},
 	{id: "signin-leftover", warning: true, fixable: true, says: "scratch homes", arrange: func(w *world) {
 		w.write("login/signin-123/.claude/.credentials.json", blanked)
 	}, after: func(w *world) {

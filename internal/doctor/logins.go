@@ -95,7 +95,15 @@ func signIn(profile hub.Profile, flags string) string {
 
 func (p *patient) login(ctx context.Context, v *vault.Vault, l Login) []Finding {
 	name := l.Profile.Name
-	if err := p.unusable(ctx, v, l.Profile); err != nil {
+	if err := unusableSpare(ctx, v, l.Profile); err != nil {
+		return []Finding{{
+			ID: "credential-empty", Level: LevelError,
+			Symptom: fmt.Sprintf("the setup token of %q that the vault holds can't be used: %v", name, err),
+			Cause:   "it was written by another version, or by hand",
+			Fix:     signIn(l.Profile, " --setup-token"),
+		}}
+	}
+	if err := unusable(ctx, v, l.Profile); err != nil {
 		return []Finding{{
 			ID: "credential-empty", Level: LevelError,
 			Symptom: fmt.Sprintf("the login of %q that the vault holds can't be used: %v", name, err),
@@ -130,12 +138,22 @@ func (p *patient) opens(ctx context.Context, v *vault.Vault, profile hub.Profile
 
 // unusable says what is wrong with the login that the vault holds, if there is one
 // that opens.
-func (p *patient) unusable(ctx context.Context, v *vault.Vault, profile hub.Profile) error {
+func unusable(ctx context.Context, v *vault.Vault, profile hub.Profile) error {
 	record, err := v.Latest(ctx, profile.ID, hub.KindLogin)
 	if err != nil {
 		return nil //nolint:nilerr // there is none, or the vault check says why it does not open
 	}
 	_, err = agent.ParseCredentials(record.Payload)
+	return err
+}
+
+// unusableSpare is unusable for the setup token.
+func unusableSpare(ctx context.Context, v *vault.Vault, profile hub.Profile) error {
+	record, err := v.Latest(ctx, profile.ID, hub.KindSetupToken)
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	_, err = agent.ParseSetupToken(record.Payload)
 	return err
 }
 

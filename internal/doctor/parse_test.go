@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/claude-hub/claude-hub/internal/doctor"
+	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/simulator"
 )
 
@@ -39,7 +40,12 @@ func TestWhatIsNoFault(t *testing.T) {
 			w.cfg.KeyFile = filepath.Join(w.t.TempDir(), "secret")
 			w.must(os.Rename(w.path("key"), w.cfg.KeyFile))
 		},
-		"a profile without a policy and with a spare": func(w *world) { w.spare(time.Hour) },
+		"a profile with a spare and no login": func(w *world) {
+			w.must(w.vault.Remove(w.t.Context(), w.profile.ID))
+			w.profile = hub.Profile{ID: hub.NewProfileID(), Name: "robot", Created: time.Now()}
+			w.must(w.vault.CreateProfile(w.t.Context(), w.profile))
+			w.spare(time.Hour)
+		},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			w := newWorld(t)
