@@ -276,7 +276,7 @@ func parseHeader(head []byte, sender string) (Header, error) {
 	d := json.NewDecoder(bytes.NewReader(head))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&h); err != nil || d.InputOffset() != int64(len(head)) || len(head) > maxHeader {
-		return Header{}, damaged("its header is malformed")
+		return Header{}, damaged("its header is malformed, or of a newer claude-hub")
 	}
 	_, nameErr := hub.ParseProfileName(string(h.Profile.Name))
 	switch {
