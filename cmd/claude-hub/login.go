@@ -90,7 +90,7 @@ func (a *app) login(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.setupToken && !(o.codeFile == "" && isTerminal(a.stdin)) {
+	if o.setupToken && (o.codeFile != "" || !isTerminal(a.stdin)) {
 		l, err := a.newLogin(h, "", o.timeout)
 		if err != nil {
 			return err
