@@ -47,6 +47,10 @@ type Limits struct {
 	// Memory is in bytes, over all processes and the sandbox's own temporary
 	// files. Passing it ends the sandbox.
 	Memory int64
+	// CPUs is in processors, such as 1.5. It slows a sandbox down and never ends it.
+	// Where the kernel lets this process make no control group for it, nothing bounds
+	// it.
+	CPUs float64
 	// Processes counts threads too, as the kernel does. The next fork fails; a
 	// driver that cannot make it fail ends the sandbox.
 	Processes int

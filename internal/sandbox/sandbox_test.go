@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -76,6 +77,8 @@ func TestValidate(t *testing.T) {
 		"high port":           {func(s *sandbox.Spec) { s.Sockets[0].Port = 65536 }, "port"},
 		"one port twice":      {func(s *sandbox.Spec) { s.Sockets[0].Port = 65535 }, "port"},
 		"negative limit":      {func(s *sandbox.Spec) { s.Limits.Output = -1 }, "negative"},
+		"negative processors": {func(s *sandbox.Spec) { s.Limits.CPUs = -1 }, "negative"},
+		"processors, none":    {func(s *sandbox.Spec) { s.Limits.CPUs = math.NaN() }, "negative"},
 	} {
 		spec := valid()
 		c.change(&spec)

@@ -120,7 +120,7 @@ func (s Spec) validateSockets() error {
 }
 
 func (l Limits) validate() error {
-	if l.Memory < 0 || l.Processes < 0 || l.Time < 0 || l.Output < 0 || l.FileSize < 0 || l.MinFree < 0 || l.Temp < 0 {
+	if l.Memory < 0 || l.Processes < 0 || l.Time < 0 || l.Output < 0 || l.FileSize < 0 || l.MinFree < 0 || l.Temp < 0 || !(l.CPUs >= 0) {
 		return invalid("a limit of the sandbox is negative")
 	}
 	return nil

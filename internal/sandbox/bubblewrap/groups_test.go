@@ -14,7 +14,7 @@ import (
 func TestGroupsAreRemoved(t *testing.T) {
 	d := newDriver(t, bubblewrap.Config{})
 	for range 3 {
-		s, err := d.Start(t.Context(), sandbox.Spec{Args: []string{"/bin/true"}, Limits: sandbox.Limits{Memory: 1 << 30, Processes: 50}})
+		s, err := d.Start(t.Context(), sandbox.Spec{Args: []string{"/bin/true"}, Limits: sandbox.Limits{Memory: 1 << 30, Processes: 50, CPUs: 1}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -162,7 +162,7 @@ func (l *launched) adopt(pid int) error {
 	// if it lets us say so.
 	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0)
 	limits := l.spec.Limits
-	if limits.Memory == 0 && limits.Processes == 0 {
+	if limits.Memory == 0 && limits.Processes == 0 && limits.CPUs == 0 {
 		return nil
 	}
 	if groups := l.driver.cgroups(); groups != nil {
@@ -177,6 +177,9 @@ func (l *launched) adopt(pid int) error {
 		}
 		l.driver.log.Warn("no control group for this sandbox; counting instead", "error", err)
 		group.Remove()
+	}
+	if limits.Memory == 0 && limits.Processes == 0 {
+		return nil
 	}
 	procs, err := os.Open("/proc/" + strconv.Itoa(pid))
 	l.Count(procs)

@@ -23,6 +23,7 @@ type Groups struct {
 	unified bool
 	memory  string // a directory to make groups in
 	pids    string // the same as memory if unified
+	cpu     string // the same as memory if unified; "" if there is none
 	home    []string
 }
 
@@ -73,7 +74,7 @@ func locate(self, mountinfo string) []*Groups {
 			dirs[""] = join(at, root, own[""])
 		case "cgroup":
 			for _, option := range strings.Split(back[2], ",") {
-				if path, ok := own[option]; ok && (option == "memory" || option == "pids") {
+				if path, ok := own[option]; ok && (option == "memory" || option == "pids" || option == "cpu") {
 					dirs[option] = join(at, root, path)
 				}
 			}
@@ -81,12 +82,12 @@ func locate(self, mountinfo string) []*Groups {
 	}
 	var found []*Groups
 	if dirs["memory"] != "" && dirs["pids"] != "" {
-		found = append(found, &Groups{memory: dirs["memory"], pids: dirs["pids"], home: []string{dirs["memory"], dirs["pids"]}})
+		found = append(found, &Groups{memory: dirs["memory"], pids: dirs["pids"], cpu: dirs["cpu"], home: []string{dirs["memory"], dirs["pids"]}})
 	}
 	if dir := dirs[""]; dir != "" {
 		found = append(found,
-			&Groups{unified: true, memory: dir, pids: dir, home: []string{dir}},
-			&Groups{unified: true, memory: filepath.Dir(dir), pids: filepath.Dir(dir), home: []string{dir}})
+			&Groups{unified: true, memory: dir, pids: dir, cpu: dir, home: []string{dir}},
+			&Groups{unified: true, memory: filepath.Dir(dir), pids: filepath.Dir(dir), cpu: filepath.Dir(dir), home: []string{dir}})
 	}
 	return found
 }
@@ -105,7 +106,7 @@ const groupPrefix = "claude-hub-"
 
 // sweep removes the groups of hubs that are gone.
 func sweep(c *Groups) {
-	for _, parent := range []string{c.memory, c.pids} {
+	for _, parent := range []string{c.memory, c.pids, c.cpu} {
 		left, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
 		for _, dir := range left {
 			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), groupPrefix), "-")
@@ -116,9 +117,12 @@ func sweep(c *Groups) {
 	}
 }
 
-// Group is one sandbox's control group: a directory, or with version 1 two.
+// Group is one sandbox's control group: a directory, or with version 1 one for
+// each controller.
 type Group struct {
-	dirs   []string
+	dirs   []string // the first is memory's
+	pids   string
+	cpu    string // "" where processors are not bounded
 	home   []string
 	events string // the file that counts kills for memory
 }
@@ -126,14 +130,20 @@ type Group struct {
 // Create makes a group with these limits.
 func (c *Groups) Create(limits sandbox.Limits) (*Group, error) {
 	name := groupPrefix + strconv.Itoa(os.Getpid()) + "-" + strings.TrimPrefix(string(hub.NewRunID(time.Now())), "r-")
-	g := &Group{home: c.home, dirs: []string{filepath.Join(c.memory, name)}}
+	g := &Group{home: slices.Clone(c.home), dirs: []string{filepath.Join(c.memory, name)}, pids: filepath.Join(c.pids, name)}
 	g.events = filepath.Join(g.dirs[0], "memory.oom_control")
 	memory := []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}
 	if c.unified {
 		g.events = filepath.Join(g.dirs[0], "memory.events")
 		memory = []string{"memory.max"}
 	} else {
-		g.dirs = append(g.dirs, filepath.Join(c.pids, name))
+		g.dirs = append(g.dirs, g.pids)
+	}
+	if limits.CPUs > 0 && c.cpu != "" {
+		g.cpu = filepath.Join(c.cpu, name)
+		if !c.unified {
+			g.dirs, g.home = append(g.dirs, g.cpu), append(g.home, c.cpu)
+		}
 	}
 	for _, dir := range g.dirs {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -164,7 +174,27 @@ func (g *Group) limit(limits sandbox.Limits, memory []string, unified bool) erro
 		}
 	}
 	if limits.Processes > 0 {
-		return write(filepath.Join(g.dirs[len(g.dirs)-1], "pids.max"), strconv.Itoa(limits.Processes))
+		if err := write(filepath.Join(g.pids, "pids.max"), strconv.Itoa(limits.Processes)); err != nil {
+			return err
+		}
+	}
+	return g.slow(limits.CPUs, unified)
+}
+
+// slow bounds the processors. A kernel or a parent group without that controller
+// has no file for it, which is no error.
+func (g *Group) slow(cpus float64, unified bool) error {
+	if g.cpu == "" {
+		return nil
+	}
+	const period = 100_000 // the kernel's own, in microseconds
+	quota := strconv.Itoa(max(1000, int(cpus*period)))
+	file := "cpu.cfs_quota_us"
+	if unified {
+		file, quota = "cpu.max", quota+" "+strconv.Itoa(period)
+	}
+	if err := write(filepath.Join(g.cpu, file), quota); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -160,6 +161,9 @@ func (d *Driver) options(spec sandbox.Spec, e *engine, hubID string, p *place, m
 	}
 	if limit := spec.Limits.Memory; limit > 0 && e.bounds {
 		host.Memory, host.MemorySwap = limit, limit
+	}
+	if cpus := spec.Limits.CPUs; cpus > 0 && e.bounds { // an engine refuses more than there are
+		host.NanoCPUs = int64(min(max(cpus, 0.01), float64(runtime.NumCPU())) * 1e9)
 	}
 	if limit := int64(spec.Limits.Processes); limit > 0 && e.bounds {
 		limit += supervise.Slack

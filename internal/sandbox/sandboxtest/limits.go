@@ -30,6 +30,20 @@ func testMemory(t *testing.T, d sandbox.Driver) {
 	}
 }
 
+// testCPUs has a job that would take all processors say how much it got of one, of
+// which it may have a tenth. A machine that is busy gives it even less.
+func testCPUs(t *testing.T, d sandbox.Driver) {
+	spec := newPlace(t).spec(t, insideProbe, probeArg, "burn")
+	spec.Limits.CPUs = 0.1
+	share := ask[float64](t, d, spec, nil)
+	if bounded, ok := d.(interface{ Cgroup() bool }); ok && !bounded.Cgroup() {
+		return // the contract has no promise then
+	}
+	if share > 0.3 {
+		t.Errorf("a job that may have 0.1 processors took %.2f", share)
+	}
+}
+
 // testTemp fills the temporary directories, which are memory.
 func testTemp(t *testing.T, d sandbox.Driver) {
 	for _, dir := range []string{"/tmp", "/dev/shm"} {

@@ -40,6 +40,8 @@ func Main(args []string) {
 		probeHandOver()
 	case "eat":
 		probeEat()
+	case "burn":
+		answer = probeBurn()
 	case "forks":
 		answer = probeForks(question[int]())
 	default:
@@ -129,4 +131,24 @@ func probeForks(n int) int {
 	}
 	time.Sleep(2 * time.Second)
 	return n
+}
+
+// probeBurn keeps two processors busy for a while and returns how many it got.
+func probeBurn() float64 {
+	began := time.Now()
+	for range 2 {
+		go func() {
+			for {
+			}
+		}()
+	}
+	for time.Since(began) < 1500*time.Millisecond {
+		time.Sleep(10 * time.Millisecond)
+	}
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		return -1
+	}
+	taken := time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	return taken.Seconds() / time.Since(began).Seconds()
 }

@@ -58,6 +58,7 @@ func Run(t *testing.T, d sandbox.Driver) {
 func RunLimits(t *testing.T, d sandbox.Driver) {
 	runParts(t, d, []part{
 		{"Memory", testMemory},
+		{"CPUs", testCPUs},
 		{"TemporaryFiles", testTemp},
 		{"Processes", testForks},
 		{"Time", testTime},
