@@ -86,6 +86,10 @@ var homeFaults = []fault{
 		w.must(os.Chmod(w.dir, 0o755))
 		w.must(os.Chmod(w.path("vault"), 0o755))
 	}},
+	{id: "permissions", name: "exposed key", fixable: true, says: "make a new hub and sign in again", arrange: func(w *world) {
+		w.must(os.Chmod(w.dir, 0o755))
+		w.must(os.Chmod(w.path("key"), 0o640))
+	}},
 	{id: "permissions", name: "inside", warning: true, fixable: true, says: "hub.db (0644)", arrange: func(w *world) {
 		w.must(os.Chmod(w.path("hub.db"), 0o644))
 		w.must(os.Chmod(w.path("vault", "names", "default"), 0o640))

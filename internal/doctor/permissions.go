@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -119,7 +120,10 @@ func lookAtPermissions(_ context.Context, p *patient) []Finding {
 	if len(wrong) == 0 {
 		return nil
 	}
-	first := wrong[0]
+	first, more := wrong[0], ""
+	if exposed(wrong) {
+		more = "; others could read the key, which opens the vault: if people whom you do not trust use this machine, make a new hub and sign in again"
+	}
 	words := make([]string, len(wrong))
 	for i, e := range wrong {
 		words[i] = fmt.Sprintf("%s (%04o)", filepath.Join(p.Dir, e.path), e.mode.Perm())
@@ -128,9 +132,17 @@ func lookAtPermissions(_ context.Context, p *patient) []Finding {
 		ID: "permissions", Level: level,
 		Symptom: fmt.Sprintf("wrong permissions on %s", some(words)),
 		Cause:   "a copy, a restore, a chmod or an umask has opened it to other users of this machine, or closed it to its owner",
-		Fix:     fmt.Sprintf("chmod %04o %s", right(first), quote(filepath.Join(p.Dir, first.path))),
+		Fix:     fmt.Sprintf("chmod %04o %s", right(first), quote(filepath.Join(p.Dir, first.path))) + more,
 		repair:  func(context.Context) (string, error) { return p.chmod(wrong) },
 	}}
+}
+
+// exposed reports whether the key was open to others and its directory, too.
+func exposed(wrong []entry) bool {
+	open := func(name string, bits fs.FileMode) bool {
+		return slices.ContainsFunc(wrong, func(e entry) bool { return e.path == name && e.mode.Perm()&bits != 0 })
+	}
+	return open(".", 0o011) && open("key", 0o044)
 }
 
 // right returns the permissions that e should have: none for others, and for the
