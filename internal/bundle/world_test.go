@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +23,19 @@ import (
 	"github.com/claude-hub/claude-hub/internal/vault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The test binary plays the processes that are killed, by this variable.
+const roleVariable = "BUNDLE_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		if err := play(role); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // station is a hub, of which there are several.
 type station struct {
@@ -44,21 +57,31 @@ func newStation(t testing.TB) *station {
 	s.key, err = vault.CreateKey(filepath.Join(s.dir, "key"))
 	s.must(err)
 	s.must(vault.Init(filepath.Join(s.dir, "vault")))
-	files, err := vault.Open(filepath.Join(s.dir, "vault"))
-	s.must(err)
-	s.vault, err = vault.New(files, s.key, vault.Options{})
-	s.must(err)
-	s.refresher, err = refresh.New(refresh.Config{Vault: s.vault, Dir: s.dir, Command: []string{"/nonexistent"}})
-	s.must(err)
+	s.must(s.open())
 	t.Cleanup(s.refresher.Stop)
+	return s
+}
+
+// open opens the vault in the station's directory, with its key.
+func (s *station) open() error {
+	files, err := vault.Open(filepath.Join(s.dir, "vault"))
+	if err != nil {
+		return err
+	}
+	if s.vault, err = vault.New(files, s.key, vault.Options{}); err != nil {
+		return err
+	}
+	s.refresher, err = refresh.New(refresh.Config{Vault: s.vault, Dir: s.dir, Command: []string{"/nonexistent"}})
+	if err != nil {
+		return err
+	}
 	s.Carrier, err = bundle.New(bundle.Config{
 		Vault: s.vault, Key: s.key, Dir: s.dir,
 		Hold:      func(ctx context.Context, id hub.ProfileID) (bundle.Hold, error) { return s.refresher.Hold(ctx, id) },
 		Now:       func() time.Time { return s.now() },
 		Failpoint: func(name string) error { return s.failpoint(name) },
 	})
-	s.must(err)
-	return s
+	return err
 }
 
 func (s *station) failpoint(name string) error {
