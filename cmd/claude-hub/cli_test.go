@@ -91,6 +91,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"hide":       cmdHide,
 			"containers": cmdContainers,
 			"unmounted":  cmdUnmounted,
+			"limited":    cmdLimited,
 			"hubkeys":    cmdHubKeys,
 			"trusts":     cmdTrusts,
 			"rotates":    cmdRotates,

@@ -51,7 +51,7 @@ func cmdEngine(ts *testscript.TestScript, _ bool, args []string) {
 
 // settle NAME names what confines runs in the settings.
 func cmdSettle(ts *testscript.TestScript, _ bool, args []string) {
-	writeSettings(ts, "image: "+hubtest.BaseImage+"\nsandbox: "+args[0]+"\n")
+	writeSettings(ts, "image: "+hubtest.BaseImage+"\ncpus: 1.5\nsandbox: "+args[0]+"\n")
 }
 
 func writeSettings(ts *testscript.TestScript, text string) {
@@ -83,6 +83,23 @@ func cmdContainers(ts *testscript.TestScript, _ bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("%d containers, want %d", len(bytes.Fields(out)), want)
 		}
+	}
+}
+
+// limited KIND demands that the engine bounds the hub's one container as the settings
+// and the defaults say.
+func cmdLimited(ts *testscript.TestScript, _ bool, args []string) {
+	ids, err := filepath.Glob(filepath.Join(ts.Getenv("CLAUDE_HUB_DIR"), "containers", args[0]+"-*", "id"))
+	ts.Check(err)
+	host := engineOf(ts, args[0])
+	id, err := exec.Command("docker", "-H", host, "ps", "-q", "--filter", "label=io.claude-hub.hub="+strings.TrimSpace(ts.ReadFile(ids[0]))).Output()
+	ts.Check(err)
+	out, err := exec.Command("docker", "-H", host, "inspect", "--format",
+		"{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.NetworkMode}} {{.HostConfig.ReadonlyRootfs}}",
+		strings.TrimSpace(string(id))).CombinedOutput()
+	ts.Check(err)
+	if want := "4294967296 4294967296 1500000000 1040 none true\n"; string(out) != want {
+		ts.Fatalf("the container's limits are %q, want %q", out, want)
 	}
 }
 

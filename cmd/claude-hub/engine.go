@@ -88,6 +88,7 @@ func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local,
 	cfg := run.Config{
 		Dir: h.dir, Store: runs, Gateway: leasing{gw}, Platform: platform{h.vault, refresher},
 		Environ: a.environ, Home: a.getenv("HOME"), Logins: logins{h.vault, refresher}, Log: log,
+		Limits: sandbox.Limits{CPUs: h.config.CPUs},
 	}
 	if cfg.Agent, cfg.Driver, e.noAgent = a.sandboxParts(ctx, h, log); e.noAgent != nil {
 		cfg.Agent, cfg.Driver = "", nil

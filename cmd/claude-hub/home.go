@@ -39,6 +39,8 @@ type config struct {
 	// Image is what containers of runs are made of. Empty is what `claude-hub image
 	// build` has made.
 	Image string `yaml:"image"`
+	// CPUs bounds what one run takes of the processors, such as 1.5. Zero is no bound.
+	CPUs float64 `yaml:"cpus"`
 	// Listen is where the daemon serves the operator's page, host:port. Nil means
 	// 127.0.0.1:3002 if that is free; "" or "off" means nowhere.
 	Listen *string `yaml:"listen"`
@@ -72,6 +74,9 @@ sandbox: auto
 
 # The image of runs in containers; "" is the one of claude-hub image build.
 image: ""
+
+# How many processors one run may take, such as 1.5; 0 is all.
+cpus: 0
 
 # Where the daemon serves the operator's page, for sign-ins without a terminal;
 # "off" for nowhere. Other machines reach it through a proxy with TLS, whose

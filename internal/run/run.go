@@ -179,6 +179,7 @@ func withDefaults(l sandbox.Limits) sandbox.Limits {
 	d := DefaultLimits()
 	return sandbox.Limits{
 		Memory:    cmp.Or(l.Memory, d.Memory),
+		CPUs:      l.CPUs,
 		Processes: cmp.Or(l.Processes, d.Processes),
 		Output:    cmp.Or(l.Output, d.Output),
 		FileSize:  cmp.Or(l.FileSize, d.FileSize),
