@@ -162,6 +162,8 @@ func TestAParkedRunGoesOnAfterTheSignIn(t *testing.T) {
 	if n, err := p.Reconcile(t.Context()); n != 0 || err != nil {
 		t.Errorf("Reconcile of a parked run = %d, %v", n, err)
 	}
+	p.set(func() { p.mark, p.at = "another that does not serve", p.at.Add(time.Hour) })
+	p.once(t, 0)
 	p.gateway.refuse = nil
 	p.set(func() { p.ok, p.mark = true, "2" })
 	p.once(t, 1)
@@ -300,6 +302,12 @@ func TestARunWhoseProcessDiesIsParkedAFewTimes(t *testing.T) {
 	cmd, id, _ := p.start(t, "park")
 	cmd.Process.Kill()
 	cmd.Wait()
+	log, err := os.OpenFile(filepath.Join(p.dir, "runs", string(id), "events.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.WriteString(`{"type":"assis`) // it died in the middle of a line
+	log.Close()
 	if n, err := p.Reconcile(t.Context()); n != 1 || err != nil {
 		t.Fatalf("Reconcile = %d, %v", n, err)
 	}
@@ -311,7 +319,10 @@ func TestARunWhoseProcessDiesIsParkedAFewTimes(t *testing.T) {
 	if r.Interruptions != 1 || r.AgentSession == "" {
 		t.Errorf("%+v; want one interruption, and the session", r)
 	}
-	p.log(t, id)
+	var all bytes.Buffer
+	if err := p.Log(id, &all); err != nil || !strings.Contains(all.String(), "\n{\"type\":\"hub\",\"subtype\":\"parked\"") {
+		t.Errorf("the parking is no line of the log: %v\n%s", err, &all)
+	}
 
 	// It goes on, and kills its process again and again.
 	for range 3 {
@@ -363,7 +374,7 @@ func TestWhatCannotGoOnEnds(t *testing.T) {
 // newerRequest adds a limit that this version does not know.
 func newerRequest(path string) {
 	data, _ := os.ReadFile(path)
-	os.WriteFile(path, bytes.Replace(data, []byte(`"Limits":{`), []byte(`"Limits":{"sessions":1,`), 1), 0o600)
+	os.WriteFile(path, bytes.Replace(data, []byte(`"Profile":{`), []byte(`"Profile":{"sessions":1,`), 1), 0o600)
 }
 
 func TestAResumedRunHasWhatIsLeftOfItsTime(t *testing.T) {
