@@ -43,8 +43,7 @@ type installation struct {
 	User                  string // its name
 
 	UID, GID, SocketGroup int
-	Image, Engine         string
-	Socket                string
+	Image, Socket         string
 	Workspaces            []string
 }
 
@@ -145,13 +144,14 @@ hub's directory need not hold it.`,
 }
 
 func (a *app) installComposeCommand() *cobra.Command {
-	var keyFile, engine string
+	var keyFile string
 	var workspaces []string
 	c := &cobra.Command{
 		Use:   "compose",
 		Short: "Print a compose file for this hub",
 		Long: `Prints a compose file that runs claude-hub serve for this hub in a container,
-and each run in another, beside it. Build the images first.
+and each run in another, beside it, on this machine's Docker. Build the images
+first. With Podman, a systemd unit does the same with less: claude-hub install systemd.
 
   claude-hub image build
   claude-hub install compose --workspace ~/work > compose.yaml
@@ -165,20 +165,19 @@ paths that they have on the machine, because the engine knows them by those.`,
 			if err != nil {
 				return err
 			}
-			if err := a.addContainer(c, &i, h, engine, workspaces); err != nil {
+			if err := a.addContainer(c, &i, h, workspaces); err != nil {
 				return err
 			}
 			return a.printTemplate(composeFile, i)
 		},
 	}
 	c.Flags().StringVar(&keyFile, "key-file", "", keyFileUsage)
-	c.Flags().StringVar(&engine, "engine", docker.KindDocker, "docker or podman")
 	c.Flags().StringArrayVar(&workspaces, "workspace", nil, "a directory that runs may work in (may be repeated)")
 	return c
 }
 
 // addContainer adds what a compose file has to say beyond a unit.
-func (a *app) addContainer(c *cobra.Command, i *installation, h *home, engine string, workspaces []string) error {
+func (a *app) addContainer(c *cobra.Command, i *installation, h *home, workspaces []string) error {
 	if i.UID == 0 {
 		return hub.Hint(fmt.Errorf("%w: this hub belongs to root, and its container would have to run as root", hub.ErrRefused),
 			"make the hub as an ordinary user who may use the engine")
@@ -201,18 +200,18 @@ func (a *app) addContainer(c *cobra.Command, i *installation, h *home, engine st
 		return hub.Hint(fmt.Errorf("%w: the claude CLI is at %s, which the container doesn't have", hub.ErrInvalid, cli),
 			"have one in the hub's directory, with `claude-hub agent install`")
 	}
-	i.Image, i.Engine = image.Name(image.Agent, version), engine
+	i.Image = image.Name(image.Agent, version)
 	if i.KeyFile == "" {
 		i.KeyFile = keyPath(i.Dir)
 	}
-	d, err := docker.New(docker.Config{Kind: engine, Dir: containersPath(i.Dir), Image: i.Image, Environ: a.environ})
+	d, err := docker.New(docker.Config{Kind: docker.KindDocker, Dir: containersPath(i.Dir), Image: i.Image, Environ: a.environ})
 	if err != nil {
 		return err
 	}
 	defer d.Close()
 	var isUnix bool
 	if i.Socket, isUnix = strings.CutPrefix(d.Address(), "unix://"); !isUnix {
-		return hub.Hint(fmt.Errorf("%w: the %s engine is at %s", hub.ErrInvalid, engine, d.Address()), "use an engine of this machine, with a unix socket")
+		return hub.Hint(fmt.Errorf("%w: the docker engine is at %s", hub.ErrInvalid, d.Address()), "use an engine of this machine, with a unix socket")
 	}
 	info, err := os.Stat(i.Socket)
 	if err != nil {

@@ -317,7 +317,7 @@ func TestQuotedForServices(t *testing.T) {
 
 // TestNoContainerOfRoot: a container with the engine's socket does not run as root.
 func TestNoContainerOfRoot(t *testing.T) {
-	err := (&app{}).addContainer(nil, &installation{UID: 0}, nil, "docker", nil)
+	err := (&app{}).addContainer(nil, &installation{UID: 0}, nil, nil)
 	if !errors.Is(err, hub.ErrRefused) || hub.HintOf(err) == "" {
 		t.Error(err)
 	}
