@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -136,15 +137,14 @@ func probeForks(n int) int {
 // probeBurn keeps two processors busy for a while and returns how many it got.
 func probeBurn() float64 {
 	began := time.Now()
+	var all sync.WaitGroup
 	for range 2 {
-		go func() {
-			for {
+		all.Go(func() {
+			for time.Since(began) < 1500*time.Millisecond {
 			}
-		}()
+		})
 	}
-	for time.Since(began) < 1500*time.Millisecond {
-		time.Sleep(10 * time.Millisecond)
-	}
+	all.Wait()
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
 		return -1
