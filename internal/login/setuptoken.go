@@ -129,6 +129,8 @@ func (l *Login) passThrough(ctx context.Context, in, out *os.File) error {
 	return nil
 }
 
+const ctrlD = 4
+
 // onTerminal runs a full-screen program with the owner's terminal passed through,
 // and returns when it is gone, and whether it came to its own end.
 func (l *Login) onTerminal(ctx context.Context, home *scratch, in, out *os.File, w work) (program, error) {
@@ -145,7 +147,11 @@ func (l *Login) onTerminal(ctx context.Context, home *scratch, in, out *os.File,
 	if err != nil {
 		return nil, err
 	}
-	defer p.end()
+	defer func() {
+		// A shell that waits at its prompt is deaf to SIGTERM and leaves at a Ctrl-D.
+		go p.enter([]byte{ctrlD}) //nolint:errcheck // it may have ended; that ends a Write, too
+		p.end()
+	}()
 	return p, relay(ctx, p, in, out)
 }
 

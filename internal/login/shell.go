@@ -42,6 +42,7 @@ func (l *Login) Shell(ctx context.Context, profile hub.Profile, in, out *os.File
 		"the login and the CLI's whole config directory are captured, and this place is removed.\n", l.cfg.Place.Name())
 	progress(steps, StepShell)
 	p, err := l.onTerminal(ctx, home, in, out, work{build: shellCommand, more: setupEnviron})
+	fmt.Fprintln(out) // whatever the shell was in the middle of
 	content, creds, fileErr := home.credentials()
 	switch {
 	case fileErr == nil:
