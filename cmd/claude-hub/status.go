@@ -127,7 +127,7 @@ func (a *app) showStatus(r statusReport) error {
 	}
 	rows = append(rows, []string{"sandbox", r.Sandbox.text()})
 	if r.Parked > 0 {
-		rows = append(rows, []string{"parked", fmt.Sprintf("%d runs wait, see claude-hub runs --running", r.Parked)})
+		rows = append(rows, []string{"parked", fmt.Sprintf("%d (they go on by themselves: `claude-hub runs --running` says when)", r.Parked)})
 	}
 	daemon := "not running (runs and refreshes work without it)"
 	if r.Daemon != nil {
