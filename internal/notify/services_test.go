@@ -309,6 +309,7 @@ func TestURLsAreUnderstoodOrNotRepeated(t *testing.T) {
 		"env:URL":               "discord",
 		"slack://xoxb:123456789012-123456789012-canarycanarycanarycanary@C01234567":      "slack",
 		"telegram://123456789:AAcanary-canary_canarycanarycanary0@telegram?chats=@owner": "telegram",
+		"matrix://canary:canary@127.0.0.1:1/":                                            "matrix",
 		"generic+https://example.com/canary":                                             "generic",
 		"":                                                                               "",
 		"canary":                                                                         "",

@@ -72,7 +72,7 @@ func parseTarget(v secret.Text, getenv func(string) string) (Target, error) {
 	if t.service == "" {
 		return Target{}, hub.Hint(fmt.Errorf("%w: it begins with the name of no service", hub.ErrInvalid), urlHint)
 	}
-	if _, err := t.locate(); err != nil {
+	if err := t.check(); err != nil {
 		return Target{}, hub.Hint(fmt.Errorf("%w: it is not understood as a URL of the service %q", hub.ErrInvalid, t.service), urlHint)
 	}
 	return t, nil
@@ -109,13 +109,20 @@ func kind(text string) string {
 	return scheme
 }
 
+// check reports whether the URL is understood, without asking anybody: Matrix is
+// signed in to as soon as its service is made, which has to wait for a message.
+func (t Target) check() error {
+	if _, err := url.Parse(t.url.Reveal()); err != nil || t.service == "matrix" {
+		return err
+	}
+	_, err := t.locate()
+	return err
+}
+
 // locate makes the library's service. It keeps what it is told with each message,
 // so that each gets one of its own.
 func (t Target) locate() (types.Service, error) {
 	raw := t.url.Reveal()
-	if _, err := url.Parse(raw); err != nil {
-		return nil, errors.New("not a URL")
-	}
 	r, err := router.New(nil)
 	if err != nil {
 		return nil, err
@@ -144,11 +151,6 @@ func (t Target) Send(ctx context.Context, m Message) error {
 	if !t.busy.CompareAndSwap(false, true) {
 		return fmt.Errorf("%s: the message before is still on its way", t.service)
 	}
-	service, err := t.locate()
-	if err != nil {
-		t.busy.Store(false)
-		return fmt.Errorf("%s: the URL is not understood", t.service)
-	}
 	text, params := m.Text, types.Params{}
 	if t.titled() {
 		params.SetTitle(m.Title)
@@ -163,10 +165,15 @@ func (t Target) Send(ctx context.Context, m Message) error {
 				result <- errors.New("panic")
 			}
 		}()
-		result <- service.Send(text, &params)
+		service, err := t.locate()
+		if err == nil {
+			err = service.Send(text, &params)
+		}
+		result <- err
 	}()
 	timer := time.NewTimer(sendPatience)
 	defer timer.Stop()
+	var err error
 	select {
 	case err = <-result:
 	case <-timer.C:

@@ -40,6 +40,9 @@ func (e *engine) Run(ctx context.Context, req api.RunRequest, event func([]byte)
 		e.ended <- "run"
 		return hub.Run{ID: "r-22", Verdict: hub.VerdictCancelled}, nil
 	}
+	if req.Model == "park" && !req.NoPark {
+		return hub.Run{ID: "r-22", Parked: &hub.Parking{Cause: hub.ParkedForLogin, Reason: "why"}}, nil
+	}
 	return hub.Run{ID: "r-22", Verdict: hub.VerdictDone, Dir: req.Dir}, nil
 }
 
@@ -90,6 +93,17 @@ func TestRunStreamsEventsThenTheRecord(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{`{"n":1}`, `{"n":2}`}, events); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestAParkedRunHasEndedForItsClient(t *testing.T) {
+	_, c, _ := start(t)
+	run, err := c.Run(t.Context(), api.RunRequest{Model: "park"}, nil)
+	if err != nil || run.Verdict != "" || run.Parked == nil || run.Parked.Cause != hub.ParkedForLogin || run.Parked.Reason != "why" {
+		t.Errorf("Run = %+v, %v; want it parked", run, err)
+	}
+	if run, err = c.Run(t.Context(), api.RunRequest{Model: "park", NoPark: true}, nil); err != nil || run.Verdict != hub.VerdictDone {
+		t.Errorf("Run = %+v, %v; want what was asked for to arrive", run, err)
 	}
 }
 
