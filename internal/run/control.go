@@ -19,7 +19,7 @@ const followInterval = 100 * time.Millisecond
 
 // listen calls cancel when somebody writes to the control pipe.
 func (d *directory) listen(cancel func()) {
-	d.listening = make(chan struct{})
+	d.listening, d.cancel = make(chan struct{}), cancel
 	go func() {
 		defer close(d.listening)
 		var b [1]byte
@@ -35,11 +35,30 @@ func (d *directory) closeControl() {
 		return
 	}
 	os.Remove(d.in(controlFile))
-	d.control.Close() // ends the read
 	if d.listening != nil {
+		_ = d.control.SetReadDeadline(time.Now()) // ends the read
 		<-d.listening
+		d.drain()
 	}
+	d.control.Close()
 	d.control = nil
+}
+
+// drain takes what was written after the last read: whoever wrote it was told that
+// the run will be cancelled.
+func (d *directory) drain() {
+	_ = d.control.SetReadDeadline(time.Time{})
+	conn, err := d.control.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Read(func(fd uintptr) bool {
+		var b [1]byte
+		if n, err := syscall.Read(int(fd), b[:]); err == nil && n > 0 {
+			d.cancel()
+		}
+		return true // nothing is waited for
+	})
 }
 
 // openControl opens the pipe of a run that goes on, whichever process has it.

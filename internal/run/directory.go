@@ -39,6 +39,7 @@ type directory struct {
 	handle  *os.File // the directory itself, opened only for [directory.socket]
 
 	listening chan struct{} // closed when nobody reads control any more
+	cancel    func()        // what a byte on control calls
 }
 
 // createDirectory makes and locks the directory of a new run.
