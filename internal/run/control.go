@@ -38,27 +38,13 @@ func (d *directory) closeControl() {
 	if d.listening != nil {
 		_ = d.control.SetReadDeadline(time.Now()) // ends the read
 		<-d.listening
-		d.drain()
 	}
 	d.control.Close()
 	d.control = nil
-}
-
-// drain takes what was written after the last read: whoever wrote it was told that
-// the run will be cancelled.
-func (d *directory) drain() {
-	_ = d.control.SetReadDeadline(time.Time{})
-	conn, err := d.control.SyscallConn()
-	if err != nil {
-		return
+	// Who has marked it later finds the pipe closed, and knows that it came too late.
+	if _, err := os.Lstat(d.in(cancelFile)); err == nil && d.cancel != nil {
+		d.cancel()
 	}
-	_ = conn.Read(func(fd uintptr) bool {
-		var b [1]byte
-		if n, err := syscall.Read(int(fd), b[:]); err == nil && n > 0 {
-			d.cancel()
-		}
-		return true // nothing is waited for
-	})
 }
 
 // openControl opens the pipe of a run that goes on, whichever process has it.
@@ -112,7 +98,11 @@ func signalCancel(dir string) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write([]byte("c"))
+	mark, err := os.OpenFile(filepath.Join(dir, cancelFile), os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		mark.Close()
+		_, err = f.Write([]byte("c"))
+	}
 	err = errors.Join(err, f.Close())
 	if errors.Is(err, syscall.EPIPE) { // it has ended, or been parked, this moment
 		return fmt.Errorf("%w: %w", hub.ErrNotFound, err)

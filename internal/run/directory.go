@@ -17,6 +17,7 @@ const (
 	runsDir      = "runs"
 	lockFile     = "lock"               // held (flock) for the run's life
 	controlFile  = "control"            // a pipe whose reader is the run; a byte cancels it
+	cancelFile   = "cancel"             // the mark of who has cancelled it, made before that byte is written
 	requestFile  = "request.json"       // of a run that may be parked; removed at the end
 	eventsFile   = "events.jsonl"       // stays
 	sessionDir   = "session"            // the CLI's transcript; stays
@@ -110,6 +111,11 @@ func (d *directory) clean() error {
 		errs = append(errs, removeIfThere(d.in(name)))
 	}
 	return errors.Join(errs...)
+}
+
+// settled removes what only a run without a verdict has.
+func (d *directory) settled() error {
+	return errors.Join(removeIfThere(d.in(requestFile)), removeIfThere(d.in(cancelFile)))
 }
 
 func removeIfThere(path string) error {

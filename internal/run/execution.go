@@ -78,7 +78,7 @@ func (x *execution) run(ctx context.Context, f func([]byte)) (hub.Run, error) {
 		x.events.note(Note{Subtype: NoteParked, Run: x.record.ID, Text: p.Reason})
 	} else {
 		x.events.note(Note{Subtype: NoteVerdict, Run: x.record.ID, Verdict: x.record.Verdict, Text: x.record.Reason})
-		if gone := removeIfThere(x.dir.in(requestFile)); gone != nil {
+		if gone := x.dir.settled(); gone != nil {
 			x.log.Warn("the request of a run that has ended could not be removed", "err", gone)
 		}
 	}

@@ -212,7 +212,7 @@ func (r *Runner) finish(ctx context.Context, dir *directory, record hub.Run, v h
 	}
 	return record, errors.Join(
 		dir.append(Note{Subtype: NoteVerdict, Run: record.ID, Verdict: v, Text: record.Reason}),
-		removeIfThere(dir.in(requestFile)),
+		dir.settled(),
 	)
 }
 
