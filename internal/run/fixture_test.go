@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,6 +75,7 @@ type fixture struct {
 	store     *store.Store
 	driver    *processDriver
 	gateway   *fakeGateway
+	ahead     atomic.Int64 // by how much its clock is, a time.Duration
 }
 
 // impatient is for tests of what does not end when it is asked to.
@@ -94,6 +96,7 @@ func newFixture(t testing.TB, change ...func(*run.Config)) *fixture {
 	cfg := run.Config{
 		Dir: dir, Agent: os.Args[0], Store: f.store, Driver: f.driver, Gateway: f.gateway,
 		Home: filepath.Join(t.TempDir(), "owner"), Grace: 30 * time.Second,
+		Now: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
 	}
 	for _, c := range change {
 		c(&cfg)
