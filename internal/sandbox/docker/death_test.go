@@ -110,8 +110,7 @@ func TestContainerDiesWithItsHubAndIsSwept(t *testing.T) {
 func TestSweepAfterDeathDuringStart(t *testing.T) {
 	for _, at := range []string{"/containers/create", "/start"} {
 		b := newBetween(t, docker.KindDocker)
-		reached, release := make(chan struct{}), make(chan struct{})
-		b.change = blockAt(at, reached, release)
+		reached, answered, release := b.blockAt(at)
 		var dir string
 		d := newDriver(t, docker.KindDocker, via(b), func(c *docker.Config) { dir = c.Dir })
 		cmd := exec.Command("/proc/self/exe", hubArg, docker.KindDocker, b.host(), dir, "x")
@@ -124,7 +123,8 @@ func TestSweepAfterDeathDuringStart(t *testing.T) {
 		}
 		cmd.Process.Kill()
 		cmd.Wait()
-		close(release)
+		release()
+		<-answered
 		if _, err := d.Sweep(t.Context()); err != nil {
 			t.Errorf("after a death at %s: %v", at, err)
 		}

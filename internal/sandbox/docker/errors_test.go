@@ -64,14 +64,14 @@ func TestTroubleSaysWhatToDo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBetween(t, docker.KindDocker)
-			b.change = c.change
+			b.set(c.change)
 			var dir string
 			d := newDriver(t, docker.KindDocker, via(b), func(cfg *docker.Config) { dir = cfg.Dir })
 			err := d.Check(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.said) || !strings.Contains(hub.HintOf(err), c.hint) {
 				t.Errorf("Check: %v, hint %q; want %q and %q", err, hub.HintOf(err), c.said, c.hint)
 			}
-			b.change = nil
+			b.set(nil)
 			nothingLeft(t, d, dir)
 		})
 	}
@@ -129,7 +129,7 @@ func TestEngineElsewhere(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(other, "nonce"), []byte("another"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.change = func(_ http.ResponseWriter, r *http.Request) bool {
+	b.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/containers/create") {
 			return false
 		}
@@ -140,7 +140,7 @@ func TestEngineElsewhere(t *testing.T) {
 		body = append(append(bytes.Clone(body[:i]), other...), body[j:]...)
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		return false
-	}
+	})
 	if err := os.Chmod(other, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -193,13 +193,13 @@ func TestContextEndsDuringStart(t *testing.T) {
 	for _, at := range []string{"/_ping", "/create", "/start"} {
 		b := newBetween(t, docker.KindDocker)
 		ctx, cancel := context.WithCancel(t.Context())
-		b.change = func(_ http.ResponseWriter, r *http.Request) bool {
+		b.set(func(_ http.ResponseWriter, r *http.Request) bool {
 			if strings.HasSuffix(r.URL.Path, at) {
 				cancel()
 				runtime.Gosched()
 			}
 			return false
-		}
+		})
 		var dir string
 		d := newDriver(t, docker.KindDocker, via(b), func(c *docker.Config) { dir = c.Dir })
 		s, err := d.Start(ctx, sandbox.Spec{Args: []string{"/bin/sleep", "300"}})
@@ -210,7 +210,7 @@ func TestContextEndsDuringStart(t *testing.T) {
 			s.Kill()
 			s.Wait()
 		}
-		b.change = nil
+		b.set(nil)
 		nothingLeft(t, d, dir)
 	}
 }

@@ -1,7 +1,9 @@
 package docker_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -20,9 +22,26 @@ type between struct {
 	t      testing.TB
 	socket string
 	engine string
-	// change may answer a request itself, and returns whether it did.
-	change func(w http.ResponseWriter, r *http.Request) bool
 	server *http.Server
+	proxy  *httputil.ReverseProxy
+
+	mu     sync.Mutex
+	change change // guarded by mu
+}
+
+// change may answer a request itself, and returns whether it did. nil answers none.
+type change func(w http.ResponseWriter, r *http.Request) bool
+
+func (b *between) set(c change) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.change = c
+}
+
+func (b *between) changed() change {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.change
 }
 
 func newBetween(t testing.TB, kind string) *between {
@@ -42,11 +61,11 @@ func (b *between) start() {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", b.engine)
 	}}
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "engine"})
-	proxy.Transport = transport
+	b.proxy = httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "engine"})
+	b.proxy.Transport = transport
 	b.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if b.change == nil || !b.change(w, r) {
-			proxy.ServeHTTP(w, r)
+		if c := b.changed(); c == nil || !c(w, r) {
+			b.proxy.ServeHTTP(w, r)
 		}
 	})}
 	go b.server.Serve(l)
@@ -62,16 +81,27 @@ func via(b *between) func(*docker.Config) {
 }
 
 // blockAt holds up the first request to a path that ends so, after telling that it
-// has come, and answers all others of that process no more.
-func blockAt(end string, reached chan<- struct{}, release <-chan struct{}) func(http.ResponseWriter, *http.Request) bool {
+// has come. Once released it gets to the engine also if its client has died
+// meanwhile, and answered tells that the engine has answered.
+func (b *between) blockAt(end string) (reached, answered <-chan struct{}, release func()) {
+	come, done, free := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	return func(_ http.ResponseWriter, r *http.Request) bool {
+	b.set(func(w http.ResponseWriter, r *http.Request) (ours bool) {
 		if strings.HasSuffix(r.URL.Path, end) {
 			once.Do(func() {
-				close(reached)
-				<-release
+				ours = true
+				defer close(done)
+				body, _ := io.ReadAll(r.Body)
+				close(come)
+				<-free
+				ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+				defer cancel()
+				r = r.WithContext(ctx)
+				r.Body = io.NopCloser(bytes.NewReader(body))
+				b.proxy.ServeHTTP(w, r)
 			})
 		}
-		return false
-	}
+		return ours
+	})
+	return come, done, func() { close(free) }
 }

@@ -151,7 +151,10 @@ func (c *made) create(ctx context.Context, e *engine, hubID string) error {
 		return err
 	}
 	options := d.options(c.spec, e, hubID, c.place, mounts)
-	created, err := d.client.ContainerCreate(ctx, options)
+	// Not cut short by ctx: what the engine makes after we have gone would be nobody's.
+	answer, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	created, err := d.client.ContainerCreate(answer, options)
 	if err != nil {
 		if errdefs.IsNotFound(err) {
 			d.forget() // the image has been removed since it was seen
