@@ -67,6 +67,7 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		case <-changed:
 		case <-p.stopping:
 		case <-beat.C:
+			p.operators.tidy() // a stream is no use of the session, and ends with it
 			if !send(": still there\n\n") {
 				return
 			}

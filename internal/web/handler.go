@@ -148,18 +148,22 @@ func (p *Page) cookieName() string {
 func (p *Page) withSession(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var s *session
-		if c, err := r.Cookie(p.cookieName()); err == nil {
+		c, err := r.Cookie(p.cookieName())
+		if err == nil {
 			s = p.operators.session(c.Value)
 		}
 		if s == nil {
 			p.render(w, http.StatusUnauthorized, "stranger", nil)
 			return
 		}
+		p.setCookie(w, c.Value, int(sessionIdle/time.Second)) // the browser's twelve hours begin anew, as ours
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionKey{}, s)))
 	}
 }
 
+// setCookie sets the one cookie that there is; the last call counts.
 func (p *Page) setCookie(w http.ResponseWriter, value string, maxAge int) {
+	w.Header().Del("Set-Cookie")
 	http.SetCookie(w, &http.Cookie{
 		Name: p.cookieName(), Value: value, Path: "/", MaxAge: maxAge,
 		HttpOnly: true, Secure: p.exposure.secure(), SameSite: http.SameSiteStrictMode,
@@ -192,15 +196,15 @@ func (p *Page) enter(w http.ResponseWriter, r *http.Request) {
 func (p *Page) admitted(w http.ResponseWriter, r *http.Request) bool {
 	from := addressOf(r)
 	switch {
+	case p.operators.admits(r.PathValue("token")): // first: nobody keeps the operator out by trying in vain
+		return true
 	case p.operators.slowed(from):
 		w.Header().Set("Retry-After", strconv.Itoa(int(failureWindow/time.Second)))
-		p.message(w, http.StatusTooManyRequests, "Too many wrong links", "Wait a minute, then open your link again: it was not used up.")
-	case !p.operators.admits(r.PathValue("token")):
+		p.message(w, http.StatusTooManyRequests, "Too many wrong links", "Make another with claude-hub operator, on the machine of the hub.")
+	default:
 		p.operators.failed(from)
 		p.cfg.Log.Warn("an operator's link was refused", "from", from)
 		p.refuseLink(w)
-	default:
-		return true
 	}
 	return false
 }

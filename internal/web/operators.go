@@ -146,6 +146,13 @@ func (o *operators) endLocked(s *session) {
 	}
 }
 
+// tidy ends the sessions that were idle for too long.
+func (o *operators) tidy() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tidyLocked()
+}
+
 // any reports whether anybody is the operator now.
 func (o *operators) any() bool {
 	o.mu.Lock()
@@ -186,7 +193,8 @@ func (o *operators) failed(from netip.Addr) {
 	o.failures[from] = f
 }
 
-// slowed reports whether an address has to wait before it may try another link.
+// slowed reports whether an address has tried so many wrong links that the next is
+// not even logged. It does not keep a right one out: 130 bits can't be guessed.
 func (o *operators) slowed(from netip.Addr) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
