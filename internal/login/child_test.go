@@ -158,6 +158,16 @@ func (c *tty) see(text string) {
 	eventually(c.t, text, func() bool { return strings.Contains(c.screen(), text) })
 }
 
+// seeAfter waits until text is on the screen, somewhere after first.
+func (c *tty) seeAfter(first, text string) {
+	c.t.Helper()
+	c.see(first)
+	eventually(c.t, text, func() bool {
+		_, rest, _ := strings.Cut(c.screen(), first)
+		return strings.Contains(rest, text)
+	})
+}
+
 func (c *tty) enter(text string) {
 	c.t.Helper()
 	if _, err := c.master.WriteString(text); err != nil {

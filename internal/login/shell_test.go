@@ -54,7 +54,7 @@ func TestShellSignsInByHand(t *testing.T) {
 			t.Fatalf("%v\n%q", err, c.screen())
 		}
 		c.enter(code + "\r")
-		c.see("Login successful.")
+		c.seeAfter("Login successful.", shellPrompt) // before that the CLI may read what is typed
 		c.enter("echo '{}' >~/.claude/settings.json; exit 7\r")
 		c.see("captured generation 1")
 		if exit := c.exit(); exit != 0 {
