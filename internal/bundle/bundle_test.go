@@ -355,6 +355,54 @@ func TestImportResumedElsewhere(t *testing.T) {
 	}
 }
 
+// An import that was interrupted before its login came is finished although the
+// login that was here has been refreshed meanwhile; not if that is another's now,
+// and not where it can't be told whether it came.
+func TestImportResumedAfterARefresh(t *testing.T) {
+	t.Parallel()
+	sim := platform(t)
+	for _, point := range []string{"note.after", "account.after", "login.before", "login.after"} {
+		a, b := newStation(t), newStation(t)
+		p := a.signedIn("work", sim.SignIn(simulator.SignIn{}))
+		q := b.signedIn("work", sim.SignIn(simulator.SignIn{}))
+		sealed, _ := a.export(bundle.Order{Profile: p, To: []string{b.key.Recipient()}, Move: true})
+		b.fail = at(point)
+		if _, err := b.take(sealed, q, a.sender()); !errors.Is(err, errInjected) {
+			t.Fatalf("%s: Import = %v", point, err)
+		}
+		b.fail = nil
+		b.commit(q, hub.KindLogin, sim.SignIn(simulator.SignIn{}).Credentials) // as a refresh does
+		_, err := b.take(sealed, q, a.sender())
+		if point == "login.after" {
+			wantError(t, point, err, hub.ErrRefused, "was imported on")
+			continue
+		}
+		if err != nil || !bytes.Equal(b.latest(q, hub.KindLogin), a.latest(p, hub.KindLogin)) {
+			t.Errorf("%s: the same import again = %v; want the bundle's login", point, err)
+		}
+		_, err = b.take(sealed, q, a.sender())
+		wantError(t, point+", a third time", err, hub.ErrRefused, "was imported on")
+	}
+
+	a, b := newStation(t), newStation(t)
+	p := a.signedIn("work", sim.SignIn(simulator.SignIn{}))
+	q := b.signedIn("work", sim.SignIn(simulator.SignIn{}))
+	sealed, _ := a.export(bundle.Order{Profile: p, To: []string{b.key.Recipient()}, Move: true})
+	b.fail = at("note.after")
+	if _, err := b.take(sealed, q, a.sender()); !errors.Is(err, errInjected) {
+		t.Fatal(err)
+	}
+	b.fail = nil
+	b.commit(q, hub.KindLogin, sim.SignIn(simulator.SignIn{Account: simulator.Account{Email: "other@example.com"}}).Credentials)
+	_, err := b.take(sealed, q, a.sender())
+	wantError(t, "another account's login has come", err, hub.ErrExists, "--profile")
+	for range 100 { // so that the vault prunes the first of them
+		b.commit(q, hub.KindLogin, b.latest(q, hub.KindLogin))
+	}
+	_, err = b.take(sealed, q, a.sender())
+	wantError(t, "too long ago", err, hub.ErrRefused, "can't be told")
+}
+
 // Of two imports of one bundle at the same time, one wins.
 func TestImportsAtOnce(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -268,8 +269,8 @@ func (l ledger) find(sender string, source hub.ProfileID) int {
 
 // admit returns the ledger's new entry for a bundle and the one that it replaces
 // (nil if there is none), or why it may not be imported: because it or something
-// newer was. The two are the same where this very import was begun before and did
-// not come to its end.
+// newer was. The two are the same where this very import was begun before, did
+// not come to its end, and finds the login as it was then.
 func (c *Carrier) admit(ctx context.Context, p *Parcel, profile hub.Profile, before hub.Generation) (e entry, seen *entry, err error) {
 	l, _, err := c.readLedger(ctx)
 	if err != nil {
@@ -290,13 +291,13 @@ func (c *Carrier) admit(ctx context.Context, p *Parcel, profile hub.Profile, bef
 	case seen == nil:
 		return e, nil, nil
 	case seen.Bundle == p.Bundle && !seen.Done:
-		return c.resume(ctx, e, seen)
+		return c.resume(ctx, p, e, seen)
 	}
 	return e, seen, seen.refuse(p)
 }
 
 // resume takes up an import that was interrupted.
-func (c *Carrier) resume(ctx context.Context, e entry, seen *entry) (entry, *entry, error) {
+func (c *Carrier) resume(ctx context.Context, p *Parcel, e entry, seen *entry) (entry, *entry, error) {
 	if e.Profile != seen.Profile {
 		there, err := c.cfg.Vault.Generation(ctx, seen.Profile, hub.KindProfile)
 		if err != nil {
@@ -308,12 +309,38 @@ func (c *Carrier) resume(ctx context.Context, e entry, seen *entry) (entry, *ent
 		}
 		return e, seen, nil // taken back since, with whatever had come
 	}
-	if e.Before > seen.Before {
+	came, err := c.came(ctx, p, seen, e.Before)
+	if err != nil {
+		return entry{}, nil, err
+	}
+	if came {
 		done := *seen
 		done.Done = true
 		return entry{}, nil, errors.Join(seen.alreadyImported(), c.note(ctx, done, seen))
 	}
-	return *seen, seen, nil
+	again := *seen
+	again.Before = e.Before // another login may be here by now, so whether this one fits is asked again
+	return again, seen, nil
+}
+
+// came reports whether the login of an import that was interrupted has come: one
+// of the generations since holds it. That there are some tells nothing, because
+// the login that was here may have been refreshed meanwhile.
+func (c *Carrier) came(ctx context.Context, p *Parcel, seen *entry, newest hub.Generation) (bool, error) {
+	for gen := newest; gen > seen.Before; gen-- {
+		rec, err := c.cfg.Vault.Get(ctx, seen.Profile, hub.KindLogin, gen)
+		if errors.Is(err, hub.ErrNotFound) {
+			return false, hub.Hint(fmt.Errorf("%w: the import of bundle %s was interrupted on %s, and whether its login had come then can't be told any more",
+				hub.ErrRefused, seen.Bundle, seen.Imported.UTC().Format("2 January 2006 15:04 UTC")), "have a new bundle made, or sign in with `claude-hub login`")
+		}
+		if err != nil {
+			return false, fmt.Errorf("looking whether the bundle's login has come: %w", err)
+		}
+		if subtle.ConstantTimeCompare(rec.Payload, p.part(hub.KindLogin)) == 1 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (e entry) alreadyImported() error {
