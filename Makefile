@@ -30,9 +30,10 @@ $(AGENT)/.installed: internal/agent/cli/package.json internal/agent/cli/package-
 demo: parts build
 	PATH="$(CURDIR)/$(AGENT)/node_modules/.bin:$$PATH" bin/claude-hub demo $(DEMO)
 
+# Many tests wait for engines and daemons: hence more of them at once than there are cores.
 test: setup lint
 	@scripts/debian-packages gcc libc6-dev:gcc git chromium
-	go test -race -timeout 20m ./...
+	go test -race -timeout 40m -parallel 4 ./...
 
 # The linter is pinned in a module of its own, so that its dependencies are not ours. The database
 # of known vulnerabilities is on the network: where it can't be reached, that is said, and no failure.
