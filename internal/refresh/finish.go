@@ -257,7 +257,8 @@ func (h *helper) uncommitted(a *attempt, err error) error {
 // when the helper was interrupted after its commit. Anything else was written by
 // somebody who does not hold our lock: either the owner signed in again, and then
 // the platform accepts that login, or two writers rotate one login, and the
-// profile stops.
+// profile stops. Once the committed access token is past its time, no answer tells
+// these apart: ours is kept, and the next refresh of the committed login decides.
 func (h *helper) conflict(ctx context.Context, a *attempt, cred agent.Credentials) error {
 	next := a.log.Generation + 1
 	if rec, err := h.cfg.Vault.Get(ctx, h.profile, hub.KindLogin, next); err == nil {
@@ -278,11 +279,14 @@ func (h *helper) conflict(ctx context.Context, a *attempt, cred agent.Credential
 		return err
 	}
 	accepted, err := h.cfg.Probe(ctx, there.AccessToken)
-	h.log.Warn("another login was committed meanwhile", "generation", rec.Generation, "accepted", accepted, "err", err)
+	expired := !h.cfg.Now().Before(newLogin(rec.Generation, there, rec.Created).mandatory) // a refusal tells nothing then
+	h.log.Warn("another login was committed meanwhile", "generation", rec.Generation, "accepted", accepted, "expired", expired, "err", err)
 	switch {
 	case err == nil && accepted:
 		return a.remove()
-	case err != nil && h.cfg.Now().Before(there.ExpiresAt):
+	case expired:
+		return a.keep()
+	case err != nil:
 		return h.failed(st, "another login was committed while this one was refreshed; which of them is good is not known yet: "+err.Error(), longestUnsent)
 	}
 	st.Dead = true

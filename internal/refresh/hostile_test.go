@@ -253,6 +253,31 @@ func TestLostSwap(t *testing.T) {
 		}
 		w.wantCounts(2, 2)
 	})
+	for name, prepare := range map[string]func(*world, simulator.Login){
+		"the platform refuses a token past its time": func(w *world, l simulator.Login) { w.sim.RevokeAccess(l.AccessToken) },
+		"the platform can't be asked about one": func(w *world, _ simulator.Login) {
+			w.sim.Inject(simulator.Fault{Endpoint: simulator.EndpointProfile, Kind: simulator.FaultStatus, Times: 1})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := arrange(t)
+			w.signIn(simulator.SignIn{AccessTTL: time.Millisecond})
+			prepare(w, w.login)
+			w.release()
+			w.reap()
+			r := w.refresher()
+			if _, gen := w.token(r, 0); gen != 3 {
+				t.Errorf("generation %d; want the next of what the owner signed in with\n%s", gen, w.helperLog())
+			}
+			if s := w.status(r); s.Health != hub.HealthOK || s.SecondWriter || s.Interrupted {
+				t.Errorf("status = %+v\n%s", s, w.helperLog())
+			}
+			if kept := w.leftovers("kept-"); len(kept) != 0 {
+				t.Errorf("still kept after the login went on: %q", kept)
+			}
+			w.wantCounts(2, 2)
+		})
+	}
 	t.Run("a second writer", func(t *testing.T) {
 		w := arrange(t)
 		other := w.sim.SignIn(simulator.SignIn{})
