@@ -42,9 +42,22 @@ func (d *directory) closeControl() {
 	d.control.Close()
 	d.control = nil
 	// Who has marked it later finds the pipe closed, and knows that it came too late.
-	if _, err := os.Lstat(d.in(cancelFile)); err == nil && d.cancel != nil {
+	if isCancelled(d.path) && d.cancel != nil {
 		d.cancel()
 	}
+}
+
+// isCancelled reports whether somebody has marked the run in this directory as
+// cancelled. Once its process is gone, the mark alone says so.
+func isCancelled(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, cancelFile))
+	return err == nil
+}
+
+// leftCancelled is isCancelled for a run that is only named.
+func (r *Runner) leftCancelled(id hub.RunID) bool {
+	_, err := hub.ParseRunID(string(id)) // it must not become a path
+	return err == nil && isCancelled(r.directory(id))
 }
 
 // openControl opens the pipe of a run that goes on, whichever process has it.

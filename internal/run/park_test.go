@@ -529,3 +529,28 @@ func TestAPromptOfTwoMegabytesIsKept(t *testing.T) {
 	p.once(t, 1)
 	p.ends(t, id, hub.VerdictDone)
 }
+
+// The process died after it had parked the run, and before it saw the cancel.
+func TestACancelledRunDoesNotGoOn(t *testing.T) {
+	for name, next := range map[string]func(*parking, hub.RunID) error{
+		"resumed": func(p *parking, id hub.RunID) error { _, err := p.Resume(t.Context(), id); return err },
+		"reconciled": func(p *parking, _ hub.RunID) error {
+			_, err := p.Reconcile(t.Context())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newParking(t)
+			p.refuse(hub.VerdictLoginRequired, time.Time{})
+			id := p.park(t, p.request("succeed"), hub.ParkedForLogin).ID
+			p.gateway.refuse = nil
+			if err := os.WriteFile(filepath.Join(p.dir, "runs", string(id), "cancel"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := next(p, id); err != nil {
+				t.Fatal(err)
+			}
+			p.ends(t, id, hub.VerdictCancelled)
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -239,5 +240,31 @@ func TestFollowEndsWithItsContextAndWithTheProcess(t *testing.T) {
 	}
 	if err := f.Follow(t.Context(), hub.NewRunID(time.Now()), &bytes.Buffer{}); !errors.Is(err, hub.ErrNotFound) {
 		t.Errorf("Follow of an unknown run: %v; want ErrNotFound", err)
+	}
+}
+
+// Who has cancelled a run was told so: the death of its process does not undo it.
+func TestACancelOutlivesTheProcess(t *testing.T) {
+	for name, more := range map[string][]string{"of a command": nil, "of a daemon": {"park"}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			cmd, id, _ := f.start(t, more...)
+			if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil { // it does not get to hear of it
+				t.Fatal(err)
+			}
+			if err := f.Cancel(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Process.Kill()
+			cmd.Wait()
+			if n, err := f.Reconcile(t.Context()); n != 1 || err != nil {
+				t.Fatalf("Reconcile = %d, %v", n, err)
+			}
+			r, err := f.store.Run(t.Context(), id)
+			if err != nil || r.Verdict != hub.VerdictCancelled {
+				t.Fatalf("%+v, %v; want cancelled", r, err)
+			}
+			f.checkAfter(t, r)
+		})
 	}
 }

@@ -25,7 +25,7 @@ func (r *Runner) Reconcile(ctx context.Context) (int, error) {
 	var errs []error
 	for _, record := range open {
 		if p := record.Parked; p != nil { // nobody has to have it
-			if _, _, over := overdue(p, r.cfg.Now()); !over {
+			if _, _, over := overdue(p, r.cfg.Now()); !over && !r.leftCancelled(record.ID) {
 				continue
 			}
 		}
@@ -62,6 +62,9 @@ func (r *Runner) reconcile(ctx context.Context, record hub.Run) (bool, error) {
 	}
 	verdict, reason := hub.VerdictFailed, interrupted
 	switch {
+	case dir != nil && isCancelled(dir.path): // who did so was told that it is
+		verdict, reason = hub.VerdictCancelled, errCancelled.Error()
+		record.ExitCode = -1
 	case record.Parked != nil:
 		var over bool
 		if verdict, reason, over = overdue(record.Parked, r.cfg.Now()); !over {

@@ -41,6 +41,9 @@ func (r *Runner) Resume(ctx context.Context, id hub.RunID) (hub.Run, error) {
 	if err := errors.Join(err, gone); err != nil {
 		return record, err
 	}
+	if isCancelled(dir.path) { // by somebody who met the last process at its death
+		return r.finish(ctx, dir, record, hub.VerdictCancelled, errCancelled.Error())
+	}
 	asked, req, err := r.resumed(ctx, dir, record)
 	if err != nil && !isFinal(err) {
 		return record, err
