@@ -16,8 +16,8 @@ import (
 )
 
 // FuzzUnpack feeds a tar stream, compressed here so that the fuzzer gets past
-// zstd. Nothing outside may change, and what is accepted packs to the same
-// manifest again.
+// zstd. Nothing outside may change, what is accepted packs to the same manifest
+// again, and Check says the same of it.
 func FuzzUnpack(f *testing.F) {
 	src := f.TempDir()
 	plant(f, src, map[string]file{"d": {fs.ModeDir | 0o755, ""}, "d/a": {0o640, "first"}})
@@ -32,7 +32,11 @@ func FuzzUnpack(f *testing.F) {
 	limits := archive.Limits{Bytes: 1 << 20, File: 1 << 20, Entries: 50}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		w := newWorld(t)
-		m, err := archive.Unpack(bytes.NewReader(compress(t, raw)), w.to, limits)
+		packed := compress(t, raw)
+		m, err := archive.Unpack(bytes.NewReader(packed), w.to, limits)
+		if checked, cerr := archive.Check(bytes.NewReader(packed), limits); (cerr == nil) != (err == nil) || !cmp.Equal(checked, m) {
+			t.Fatalf("Check = %v, %v; Unpack = %v, %v", checked, cerr, m, err)
+		}
 		if err != nil {
 			if diff := cmp.Diff(w.before, survey(t, w.dir)); diff != "" {
 				t.Fatalf("refused (%v), and the tree changed:\n%s", err, diff)

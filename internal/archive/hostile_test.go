@@ -131,7 +131,11 @@ func TestHostileEntriesAreRefused(t *testing.T) {
 		"nothing":                      {nil, hub.ErrFormat},
 	} {
 		t.Run(name, func(t *testing.T) {
-			newWorld(t).mustRefuse(t, bytes.NewReader(craft(t, tc.members...)), archive.Limits{}, tc.kind)
+			packed := craft(t, tc.members...)
+			newWorld(t).mustRefuse(t, bytes.NewReader(packed), archive.Limits{}, tc.kind)
+			if _, err := archive.Check(bytes.NewReader(packed), archive.Limits{}); !errors.Is(err, tc.kind) {
+				t.Errorf("Check: %v; want %v", err, tc.kind)
+			}
 		})
 	}
 }

@@ -43,6 +43,17 @@ func Unpack(r io.Reader, dir string, limits Limits) (Manifest, error) {
 	return u.manifest, nil
 }
 
+// Check reads the archive in r as Unpack does, without writing anything, and
+// returns its manifest. What it accepts Unpack accepts with the same limits, unless
+// the file system is in the way; its errors are Unpack's.
+func Check(r io.Reader, limits Limits) (Manifest, error) {
+	u := &unpacker{limits: limits.withDefaults(), seen: nameSet{}}
+	if err := u.unpack(r); err != nil {
+		return Manifest{}, fmt.Errorf("checking an archive: %w", err)
+	}
+	return u.manifest, nil
+}
+
 // target is the directory that is unpacked to.
 type target struct {
 	dir     string
@@ -112,7 +123,7 @@ func (t *target) discard() error {
 }
 
 type unpacker struct {
-	root     *os.Root
+	root     *os.Root // nil: nothing is written
 	limits   Limits
 	seen     nameSet
 	dirs     map[string]bool
@@ -229,6 +240,9 @@ func (u *unpacker) readEntry(r io.Reader, h *tar.Header) (Entry, error) {
 }
 
 func (u *unpacker) mkdir(name string) error {
+	if u.root == nil {
+		return nil
+	}
 	if err := u.root.Mkdir(name, 0o700); err != nil {
 		return err
 	}
@@ -260,21 +274,29 @@ func (u *unpacker) admit(name string) error {
 }
 
 func (u *unpacker) writeFile(r io.Reader, name string, h *tar.Header) (sum string, err error) {
+	if u.root == nil {
+		return u.copy(io.Discard, r, h)
+	}
 	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = cmp.Or(err, f.Close()) }()
+	if sum, err = u.copy(f, r, h); err != nil {
+		return "", err
+	}
+	return sum, u.root.Chtimes(name, h.ModTime, h.ModTime)
+}
+
+// copy copies one file, and returns its digest.
+func (u *unpacker) copy(w io.Writer, r io.Reader, h *tar.Header) (sum string, err error) {
 	digest := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(f, digest)}, r, u.buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, digest)}, r, u.buf)
 	if err != nil {
 		return "", err
 	}
 	if n != h.Size {
 		return "", io.ErrUnexpectedEOF
-	}
-	if err := u.root.Chtimes(name, h.ModTime, h.ModTime); err != nil {
-		return "", err
 	}
 	return hex.EncodeToString(digest.Sum(nil)), nil
 }
@@ -322,6 +344,9 @@ func (u *unpacker) compare(written []Entry) error {
 // setModes gives everything its mode; a directory after what is in it. The owner
 // keeps access to directories, or they could not be removed.
 func (u *unpacker) setModes() error {
+	if u.root == nil {
+		return nil
+	}
 	for _, e := range slices.Backward(u.manifest.Entries) {
 		mode := e.Mode.Perm()
 		if e.Mode.IsDir() {
