@@ -463,6 +463,19 @@ func TestImportToAProfileThatIsThere(t *testing.T) {
 	b.free(same)
 }
 
+// The captured directory is checked without a copy of it in plain: what a killed
+// import left of that nobody would remove. So no place to write to is needed.
+func TestImportUnpacksNowhere(t *testing.T) {
+	sim := platform(t)
+	a, b := newStation(t), newStation(t)
+	p, q := a.signedIn("work", sim.SignIn(simulator.SignIn{})), b.profile("work")
+	sealed, _ := a.export(bundle.Order{Profile: p, To: []string{b.key.Recipient()}, Move: true})
+	t.Setenv("TMPDIR", "/nonexistent")
+	if got, err := b.take(sealed, q, a.sender()); err != nil || got.Files != 3 {
+		t.Errorf("Import without a temporary directory = %+v, %v", got, err)
+	}
+}
+
 func TestImportIsCancelledBeforeItBegins(t *testing.T) {
 	t.Parallel()
 	sim := platform(t)

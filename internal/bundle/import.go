@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -151,17 +149,12 @@ func (c *Carrier) Import(ctx context.Context, p *Parcel, profile hub.Profile) (I
 }
 
 // checkSnapshot returns how many files a captured directory has, once it has
-// proved that it can be unpacked.
+// proved that it can be unpacked. Nothing of it is written anywhere.
 func checkSnapshot(snapshot []byte) (int, error) {
 	if snapshot == nil {
 		return 0, nil
 	}
-	dir, err := os.MkdirTemp("", "claude-hub-import-") // there is no credential in it
-	if err != nil {
-		return 0, fmt.Errorf("unpacking the bundle's config directory: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	m, err := archive.Unpack(bytes.NewReader(snapshot), filepath.Join(dir, "config"), archive.Limits{})
+	m, err := archive.Check(bytes.NewReader(snapshot), archive.Limits{})
 	if err != nil {
 		return 0, fmt.Errorf("the bundle's config directory: %w", err)
 	}
