@@ -132,8 +132,13 @@ func (d *Driver) Name() string { return d.cfg.Kind }
 // Address is where the engine is.
 func (d *Driver) Address() string { return d.address.host }
 
-// agentUser is the user inside, where files belong to root outside.
-const agentUser = 1000
+// agentUser is the user and the group inside, where files belong to root outside.
+// It is the same number outside, so it must be nobody's there: whoever has it may
+// enter the job's /proc/<pid>/root and write what root then owns. Accounts of the
+// machine and of directory services (SSSD ends at 2,000,200,000), ranges of
+// /etc/subuid and of systemd's containers lie below, systemd's foreign images and
+// what engines refuse (2^31) above.
+const agentUser = 2_100_010_001
 
 // Ready reports whether the engine answers and has the image, without making a
 // container. Start does no more than that by itself.

@@ -1,5 +1,8 @@
 package docker
 
+// AgentUser is the user inside a root hub's container.
+const AgentUser = agentUser
+
 // What is fuzzed.
 var (
 	CurrentContext = currentContext

@@ -2,6 +2,7 @@ package docker_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,7 +53,8 @@ func TestFilesOfOthersAreNotTheJobs(t *testing.T) {
 		return // only root can make files of others
 	}
 	work := t.TempDir()
-	for uid, name := range map[int]string{0: "mine", 1000: "of-1000", 1234: "of-1234"} {
+	const agent = docker.AgentUser
+	for uid, name := range map[int]string{0: "mine", agent: "of-agent", 1234: "of-1234"} {
 		path := filepath.Join(work, name)
 		write(t, path, "x")
 		if err := os.Chown(path, uid, uid); err != nil {
@@ -69,10 +71,10 @@ func TestFilesOfOthersAreNotTheJobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Wait()
-	if want := "mine 1000 1000\nxread\nof-1000 0 0\nof-1234 1234 1234\n"; out.String() != want {
+	if want := fmt.Sprintf("mine %d %[1]d\nxread\nof-1234 1234 1234\nof-agent 0 0\n", agent); out.String() != want {
 		t.Errorf("the job saw %q; want %q", out.String(), want)
 	}
-	for name, want := range map[string]uint32{"mine": 0, "of-1000": 1000, "of-1234": 1234, "new": 0} {
+	for name, want := range map[string]uint32{"mine": 0, "of-agent": agent, "of-1234": 1234, "new": 0} {
 		info, err := os.Stat(filepath.Join(work, name))
 		if err != nil || info.Sys().(*syscall.Stat_t).Uid != want {
 			t.Errorf("%s: %v, %+v; want user %d", name, err, info, want)

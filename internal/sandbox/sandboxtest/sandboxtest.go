@@ -37,6 +37,7 @@ func Run(t *testing.T, d sandbox.Driver) {
 		{"NothingOfTheHostIsVisible", testSearch},
 		{"NoOtherProcess", testProcesses},
 		{"NoPrivilege", testPrivilege},
+		{"UserOutside", testUserOutside},
 		{"SystemCallsAreRefused", testSystemCalls},
 		{"NoNetwork", testNetwork},
 		{"SocketCarriesBothWays", testSocket},
