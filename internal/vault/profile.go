@@ -387,28 +387,71 @@ func (v *Vault) Remove(ctx context.Context, profile hub.ProfileID) error {
 		return fmt.Errorf("removing profile %s: %w", profile, err)
 	}
 	defer unlock()
+	own, others, err := v.keysOf(ctx, profile)
+	if err == nil {
+		err = v.removeLocked(ctx, profile, others, own)
+	}
+	if err != nil {
+		return fmt.Errorf("removing profile %s: %w", profile, err)
+	}
+	return nil
+}
+
+// RemoveEmpty removes a profile of which the vault has nothing but its own record
+// and its name, and reports whether it did; one with anything else it leaves as
+// it is. hub.ErrNotFound if there is nothing. Commits don't wait for it: the
+// caller keeps writers of the profile out meanwhile.
+func (v *Vault) RemoveEmpty(ctx context.Context, profile hub.ProfileID) (removed bool, err error) {
+	if !isElement(string(profile)) {
+		return false, fmt.Errorf("%w: %.80q is not a profile ID", hub.ErrInvalid, string(profile))
+	}
+	unlock, err := v.backend.Lock(ctx)
+	if err != nil {
+		return false, fmt.Errorf("removing profile %s: %w", profile, err)
+	}
+	defer unlock()
+	own, others, err := v.keysOf(ctx, profile)
+	if err == nil && len(others) > 0 {
+		return false, nil
+	}
+	if err == nil {
+		err = v.removeLocked(ctx, profile, nil, own)
+	}
+	if err != nil {
+		return false, fmt.Errorf("removing profile %s: %w", profile, err)
+	}
+	return true, nil
+}
+
+// keysOf returns the keys of a profile's own record and those of all else that it
+// has; hub.ErrNotFound if there are none.
+func (v *Vault) keysOf(ctx context.Context, profile hub.ProfileID) (own, others []string, err error) {
 	keys, err := v.backend.List(ctx, profilePrefix(profile))
 	if err != nil {
-		return fmt.Errorf("removing profile %s: %w", profile, err)
+		return nil, nil, err
 	}
 	if len(keys) == 0 {
-		return fmt.Errorf("removing profile %s: %w", profile, hub.ErrNotFound)
+		return nil, nil, hub.ErrNotFound
 	}
-	claims, err := v.claims(ctx, profile) // before anything is deleted: the key may be the wrong one
-	if err != nil {
-		return fmt.Errorf("removing profile %s: %w", profile, err)
-	}
-	var secrets, own []string
 	for _, key := range keys {
 		if strings.HasPrefix(key, kindPrefix(profile, hub.KindProfile)) {
 			own = append(own, key)
 		} else {
-			secrets = append(secrets, key)
+			others = append(others, key)
 		}
 	}
-	for _, keys := range [][]string{secrets, claims, own} {
+	return own, others, nil
+}
+
+// removeLocked deletes the others, then the claims, then the profile's own record.
+func (v *Vault) removeLocked(ctx context.Context, profile hub.ProfileID, others, own []string) error {
+	claims, err := v.claims(ctx, profile) // before anything is deleted: the key may be the wrong one
+	if err != nil {
+		return err
+	}
+	for _, keys := range [][]string{others, claims, own} {
 		if err := v.backend.Delete(ctx, keys...); err != nil {
-			return fmt.Errorf("removing profile %s: %w", profile, err)
+			return err
 		}
 	}
 	return nil

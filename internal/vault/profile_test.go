@@ -189,6 +189,35 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	must(t, v.CreateProfile(ctx, newProfile("one"))) // the name is free
 }
 
+func TestRemoveEmptyLeavesWhatHoldsAnything(t *testing.T) {
+	v, f := newVault(t, vault.Options{})
+	ctx := t.Context()
+	for _, k := range []hub.Kind{hub.KindLogin, hub.KindSetupToken, hub.KindSnapshot} {
+		p := newProfile(hub.ProfileName(k))
+		must(t, v.CreateProfile(ctx, p))
+		commits(t, v, p.ID, k, 0, 1)
+		if removed, err := v.RemoveEmpty(ctx, p.ID); removed || err != nil {
+			t.Errorf("with a %s: %v, %v; want it left alone", k, removed, err)
+		}
+		mustLatest(t, v, p.ID, k, 1, "1")
+		if _, err := v.Profile(ctx, p.Name); err != nil {
+			t.Error(err)
+		}
+	}
+	empty := newProfile("empty")
+	must(t, v.CreateProfile(ctx, empty))
+	if removed, err := v.RemoveEmpty(ctx, empty.ID); !removed || err != nil {
+		t.Errorf("an empty one: %v, %v; want it removed", removed, err)
+	}
+	if keys, err := f.List(ctx, "records/"+string(empty.ID)+"/"); err != nil || len(keys) != 0 {
+		t.Errorf("left %v, %v", keys, err)
+	}
+	if _, err := v.RemoveEmpty(ctx, empty.ID); !errors.Is(err, hub.ErrNotFound) {
+		t.Errorf("again: %v; want ErrNotFound", err)
+	}
+	must(t, v.CreateProfile(ctx, newProfile("empty"))) // the name is free
+}
+
 // TestRemoveThatIsCutShortLeavesNoHiddenSecret fails the removal at one key after
 // the other.
 func TestRemoveThatIsCutShortLeavesNoHiddenSecret(t *testing.T) {
