@@ -136,21 +136,11 @@ func (a *app) importBundle(ctx context.Context, sealed io.Reader, name string, f
 	result, err := c.Import(ctx, parcel, p)
 	if err != nil {
 		if isNew {
-			err = errors.Join(err, h.removeEmpty(context.WithoutCancel(ctx), p))
+			err = errors.Join(err, a.removeEmpty(context.WithoutCancel(ctx), h, p))
 		}
 		return err
 	}
 	return a.showImport(p, result)
-}
-
-// removeEmpty takes back a profile that was made for a login which has not come.
-// Where it can't be told whether it has, the profile stays: it may be its only copy.
-func (h *home) removeEmpty(ctx context.Context, p hub.Profile) error {
-	gen, err := h.vault.Generation(ctx, p.ID, hub.KindLogin)
-	if err != nil || gen != 0 {
-		return err
-	}
-	return h.vault.Remove(ctx, p.ID)
 }
 
 // forBundle returns the profile that a bundle is imported to, and makes it if it

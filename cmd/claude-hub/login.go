@@ -212,9 +212,35 @@ func (a *app) captured(ctx context.Context, h *home, name string, do func(hub.Pr
 	}
 	result, err := do(p)
 	if err != nil && isNew {
-		err = errors.Join(err, h.vault.Remove(context.WithoutCancel(ctx), p.ID))
+		err = errors.Join(err, a.removeEmpty(context.WithoutCancel(ctx), h, p))
 	}
 	return p, result, err
+}
+
+// emptyPatience bounds the wait for who is at work on the profile's login.
+const emptyPatience = time.Minute
+
+// removeEmpty removes a profile that was made for a login which has not come. If
+// anything has come, be it from somebody else meanwhile, or if that can't be told,
+// the profile stays: it may be the login's only copy.
+func (a *app) removeEmpty(ctx context.Context, h *home, p hub.Profile) error {
+	ctx, cancel := context.WithTimeout(ctx, emptyPatience)
+	defer cancel()
+	r, err := a.newRefresher(h, a.log())
+	if err != nil {
+		return err
+	}
+	defer r.Stop()
+	hold, err := r.Hold(ctx, p.ID) // who commits a login holds it, too
+	if err != nil {
+		return err
+	}
+	defer hold.Release()
+	removed, err := h.vault.RemoveEmpty(ctx, p.ID)
+	if removed {
+		err = os.RemoveAll(h.refreshDir(p.ID))
+	}
+	return err
 }
 
 func (a *app) showCapture(p hub.Profile, r login.Result) error {
