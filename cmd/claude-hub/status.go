@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -156,7 +157,7 @@ func (a *app) profileRows(p profileStatus) [][]string {
 		rows = append(rows, []string{"refreshed", ago(t, p.LastRefresh)})
 	}
 	if c := p.FullCopy; c != nil {
-		rows = append(rows, []string{"copy", fmt.Sprintf("a second writer in waiting: all of this login was restored to %s, %s", printable(c.To[0], 200), ago(t, c.At))})
+		rows = append(rows, []string{"copy", fmt.Sprintf("a second writer in waiting: all of this login was restored to %s, %s", printable(strings.Join(c.To, ", "), 1000), ago(t, c.At))})
 	}
 	return append(rows, []string{"spare", a.spareText(t, p)})
 }

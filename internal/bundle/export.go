@@ -117,7 +117,7 @@ func (c *Carrier) Export(ctx context.Context, o Order) (Exported, error) {
 	}
 	if o.Move {
 		h := hub.Handover{Generation: l.gen, To: o.To, At: e.Created, Bundle: e.Bundle}
-		if err := c.step("handover", func() error { return c.commitHandover(ctx, o.Profile.ID, h) }); err != nil {
+		if err := c.step("handover", func() error { return c.commitHandover(ctx, o.Profile.ID, l, h) }); err != nil {
 			return Exported{}, err
 		}
 	}
@@ -198,7 +198,14 @@ func (c *Carrier) sealLogin(ctx context.Context, e *Exported, l login) ([]byte, 
 	return seal(c.cfg.Key, e.Header, parts)
 }
 
-func (c *Carrier) commitHandover(ctx context.Context, profile hub.ProfileID, h hub.Handover) error {
+// commitHandover makes h the newest record of l's leaving. The full copies that
+// were left before go along in it.
+func (c *Carrier) commitHandover(ctx context.Context, profile hub.ProfileID, l login, h hub.Handover) error {
+	snapshot, err := c.cfg.Vault.Generation(ctx, profile, hub.KindSnapshot)
+	if err != nil {
+		return fmt.Errorf("noting that the login leaves: %w", err)
+	}
+	h.Copies = slices.DeleteFunc(l.handover.SharedCopies(l.gen, snapshot), func(before hub.Copy) bool { return h.Shared && slices.Contains(h.To, before.To) })
 	payload, err := h.Encode()
 	if err != nil {
 		return err
@@ -228,7 +235,7 @@ func (c *Carrier) TakeBack(ctx context.Context, profile hub.Profile) (hub.Handov
 	}
 	h := l.handover
 	h.TakenBack = c.cfg.Now().UTC()
-	if err := c.step("takeback", func() error { return c.commitHandover(ctx, profile.ID, h) }); err != nil {
+	if err := c.step("takeback", func() error { return c.commitHandover(ctx, profile.ID, l, h) }); err != nil {
 		return hub.Handover{}, err
 	}
 	return h, nil

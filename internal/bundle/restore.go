@@ -82,7 +82,7 @@ func (c *Carrier) Restore(ctx context.Context, o Restore) (Restored, error) {
 	}
 	if o.FullLogin {
 		h := hub.Handover{Generation: l.gen, To: []string{t.path}, At: c.cfg.Now().UTC(), Shared: true, Snapshot: snapshot.Generation}
-		if err := c.step("copy", func() error { return c.commitHandover(ctx, o.Profile.ID, h) }); err != nil {
+		if err := c.step("copy", func() error { return c.commitHandover(ctx, o.Profile.ID, l, h) }); err != nil {
 			return Restored{}, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,6 +112,48 @@ func TestRestore(t *testing.T) {
 	if st, err := s.refresher.Status(t.Context(), p.ID); err != nil || st.FullCopy == nil || st.FullCopy.To[0] != o.Dir || st.Health != hub.HealthOK {
 		t.Errorf("status with a full copy outside = %+v, %v", st, err)
 	}
+}
+
+// Every full copy is said for as long as its login goes on, whatever else leaves
+// after it.
+func TestFullCopiesAreRemembered(t *testing.T) {
+	t.Parallel()
+	sim := platform(t)
+	s, other := newStation(t), newStation(t)
+	p := s.signedIn("work", sim.SignIn(simulator.SignIn{}))
+	want := func(when string, moved bool, dirs ...string) {
+		t.Helper()
+		st, err := s.refresher.Status(t.Context(), p.ID)
+		s.must(err)
+		if (st.HandedOver != nil) != moved || (st.FullCopy == nil) != (dirs == nil) || st.FullCopy != nil && !slices.Equal(st.FullCopy.To, dirs) {
+			t.Errorf("%s: handed over %+v, full copy %+v; want %v and %v", when, st.HandedOver, st.FullCopy, moved, dirs)
+		}
+	}
+	first, second := restoring(t, p), restoring(t, p)
+	first.FullLogin, second.FullLogin, first.Replace = true, true, true
+	for _, o := range []bundle.Restore{first, second} {
+		_, err := s.Restore(t.Context(), o)
+		s.must(err)
+	}
+	want("two copies", false, second.Dir, first.Dir)
+	_, err := s.Restore(t.Context(), first)
+	s.must(err)
+	want("the first once more", false, first.Dir, second.Dir)
+	s.commit(p, hub.KindLogin, sim.SignIn(simulator.SignIn{}).Credentials) // as a refresh does
+	want("refreshed", false, first.Dir, second.Dir)
+	s.export(bundle.Order{Profile: p, To: []string{other.key.Recipient()}, Move: true})
+	want("moved", true, first.Dir, second.Dir)
+	_, err = s.TakeBack(t.Context(), p)
+	s.must(err)
+	want("taken back", false, first.Dir, second.Dir)
+	s.commit(p, hub.KindSnapshot, snapshot(t, map[string]string{"settings.json": "{}"})) // as a sign-in does
+	s.commit(p, hub.KindLogin, sim.SignIn(simulator.SignIn{}).Credentials)
+	want("signed in again", false)
+	third := restoring(t, p)
+	third.FullLogin = true
+	_, err = s.Restore(t.Context(), third)
+	s.must(err)
+	want("a copy of the new sign-in", false, third.Dir)
 }
 
 func TestRestoreReplaces(t *testing.T) {

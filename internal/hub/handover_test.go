@@ -31,7 +31,9 @@ func TestHandoverHoldsItsGenerationAlone(t *testing.T) {
 			t.Errorf("%s: Holds(%d) = %v", name, c.newest, got)
 		}
 	}
-	for _, h := range []hub.Handover{moved, shared, back} {
+	carrying := moved
+	carrying.Copies = []hub.Copy{{Generation: 6, To: "/srv/copy", At: at, Snapshot: 2}}
+	for _, h := range []hub.Handover{moved, shared, back, carrying} {
 		b, err := h.Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -40,7 +42,7 @@ func TestHandoverHoldsItsGenerationAlone(t *testing.T) {
 			t.Errorf("ParseHandover of what Encode wrote: %v, %s", err, cmp.Diff(h, got))
 		}
 	}
-	for _, bad := range []string{"", "null", "{}", `{"generation":7}`, `{"generation":7,"to":[""]}`, `{"generation":0,"to":["x"]}`, `[`} {
+	for _, bad := range []string{"", "null", "{}", `{"generation":7}`, `{"generation":7,"to":[""]}`, `{"generation":0,"to":["x"]}`, `{"generation":7,"to":["x"],"copies":[{}]}`, `[`} {
 		if _, err := hub.ParseHandover([]byte(bad)); !errors.Is(err, hub.ErrFormat) {
 			t.Errorf("ParseHandover(%q) = %v; want ErrFormat", bad, err)
 		}

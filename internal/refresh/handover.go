@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,11 +68,15 @@ func (r *Refresher) withHandover(ctx context.Context, e *entry, l *login, now ti
 func (l *login) after(h hub.Handover, snapshot hub.Generation) *login {
 	after := *l
 	after.moved, after.shared = nil, nil
-	switch {
-	case h.Holds(l.gen):
+	if h.Holds(l.gen) {
 		after.moved = &h
-	case h.Shared && h.Generation <= l.gen && h.Snapshot == snapshot:
-		after.shared = &h
+	}
+	for _, c := range h.SharedCopies(l.gen, snapshot) {
+		if after.shared == nil {
+			after.shared = &hub.Handover{Shared: true}
+		}
+		s := after.shared // of several the newest, with all their directories, the newest first
+		s.Generation, s.At, s.Snapshot, s.To = c.Generation, c.At, c.Snapshot, slices.Insert(s.To, 0, c.To)
 	}
 	return &after
 }

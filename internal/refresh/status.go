@@ -43,8 +43,9 @@ type Status struct {
 	SecondWriter bool `json:"second_writer,omitempty"`
 	// HandedOver says to whom the login was moved; nil if this hub is its writer.
 	HandedOver *hub.Handover `json:"handed_over,omitempty"`
-	// FullCopy says where a copy of this login with its refresh token was left by
-	// `claude-hub restore`; nil if nowhere. It is a second writer in waiting.
+	// FullCopy says where copies of this login with its refresh token were left by
+	// `claude-hub restore`, the newest first; nil if nowhere. Each is a second
+	// writer in waiting. All but To is the newest's.
 	FullCopy *hub.Handover `json:"full_copy,omitempty"`
 }
 

@@ -17,7 +17,7 @@ type login struct {
 	cred    agent.Credentials
 	created time.Time // when it was committed
 	// moved says to whom this generation was handed over: nothing of it is served
-	// or refreshed here then. shared says where a full copy of the login was left.
+	// or refreshed here then. shared says where full copies of the login were left.
 	// nil: neither.
 	moved, shared *hub.Handover
 	// From advisory on it is refreshed behind the callers, from mandatory on they
