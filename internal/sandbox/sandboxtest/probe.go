@@ -34,6 +34,8 @@ func Main(args []string) {
 		answer = probeNet(question[netQuestion]())
 	case "calls":
 		answer = probeCalls()
+	case "modes":
+		answer = probeModes()
 	case "foreign-call":
 		foreignCall()
 		answer = "survived"

@@ -39,6 +39,7 @@ func Run(t *testing.T, d sandbox.Driver) {
 		{"NoPrivilege", testPrivilege},
 		{"UserOutside", testUserOutside},
 		{"SystemCallsAreRefused", testSystemCalls},
+		{"NoSetIDFiles", testSetID},
 		{"NoNetwork", testNetwork},
 		{"SocketCarriesBothWays", testSocket},
 		{"Terminal", testTerminal},

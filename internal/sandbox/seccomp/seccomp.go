@@ -1,6 +1,7 @@
 // Package seccomp has the system call filter that every sandbox runs under. It
-// refuses what a job has no use for and an attacker has, and kills a process that
-// calls by the numbers of another architecture.
+// refuses what a job has no use for and an attacker has, the set-user-ID and
+// set-group-ID bits of a file among it, and kills a process that calls by the
+// numbers of another architecture.
 package seccomp
 
 import (
@@ -43,6 +44,27 @@ var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLI
 // The terminal commands that type for its user.
 var deniedIoctls = []uint32{unix.TIOCSTI, 0x541c /* TIOCLINUX */}
 
+// setID are the bits of a mode that make a program run as its owner or its group.
+// What a job writes belongs to the hub's user, so such a program would be one that
+// anybody who reaches the workspace runs as that user. On a directory a bit means
+// something harmless, but the filter can't see what it is put on.
+const setID = unix.S_ISUID | unix.S_ISGID
+
+// creates are the flags with which open reads its mode.
+const creates = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+
+// modeCall is a system call that sets a file's mode: which argument that is, and
+// which has open's flags, -1 for none.
+type modeCall struct {
+	nr          uint32
+	mode, flags int
+}
+
+var modeCalls = append([]modeCall{
+	{unix.SYS_OPENAT, 3, 2},
+	{unix.SYS_FCHMOD, 1, -1}, {unix.SYS_FCHMODAT, 2, -1}, {unix.SYS_FCHMODAT2, 2, -1}, {unix.SYS_MKNODAT, 2, -1},
+}, modeCallsHere...)
+
 // Where the kernel puts things in what a filter sees (struct seccomp_data).
 const (
 	dataNr   = 0
@@ -72,8 +94,13 @@ func Filter() []byte {
 		p.add(unix.BPF_JMP|unix.BPF_JGE|unix.BPF_K, x32SyscBit, 0, 1)
 		p.ret(killIt)
 	}
-	// clone3 hides its flags behind a pointer; libraries fall back to clone.
+	for _, c := range modeCalls {
+		p.mode(c)
+	}
+	// These hide their flags and modes behind a pointer; libraries fall back to
+	// clone and openat.
 	p.when(unix.SYS_CLONE3, unknown)
+	p.when(unix.SYS_OPENAT2, unknown)
 	for _, nr := range denied {
 		p.when(nr, deny)
 	}
@@ -110,6 +137,24 @@ func (p *program) add(code uint16, k uint32, jt, jf uint8) {
 
 func (p *program) load(offset uint32) { p.add(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, offset, 0, 0) }
 func (p *program) ret(action uint32)  { p.add(unix.BPF_RET|unix.BPF_K, action, 0, 0) }
+
+// mode returns deny for a call that would set one of setID, and allow for another
+// such call.
+func (p *program) mode(c modeCall) {
+	body := uint8(4)
+	if c.flags >= 0 {
+		body = 6
+	}
+	p.add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, c.nr, 0, body)
+	if c.flags >= 0 {
+		p.load(dataArg0 + 8*uint32(c.flags))
+		p.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, creates, 0, 3)
+	}
+	p.load(dataArg0 + 8*uint32(c.mode))
+	p.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, setID, 0, 1)
+	p.ret(deny)
+	p.ret(allow)
+}
 
 // when returns action if the loaded value is k; unless, if it is not.
 func (p *program) when(k, action uint32) {

@@ -5,3 +5,5 @@ import "golang.org/x/sys/unix"
 const auditArch = unix.AUDIT_ARCH_AARCH64
 
 var deniedHere []uint32
+
+var modeCallsHere []modeCall
