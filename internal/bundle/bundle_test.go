@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -514,4 +515,57 @@ func TestWriteFile(t *testing.T) {
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
 		t.Errorf("left over: %v, %v", names, err)
 	}
+}
+
+// File systems differ in what they can; a bundle is written all the same, over
+// nothing, and nothing is left beside it.
+func TestWriteFileOnOtherFileSystems(t *testing.T) {
+	t.Parallel()
+	for _, can := range []error{syscall.EINVAL, syscall.ENOSYS, syscall.EOPNOTSUPP, syscall.EPERM} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, strings.Repeat("b", 250)) // there is no room in the name for another
+		for _, want := range []error{nil, hub.ErrExists} {
+			err := bundle.WriteFileWith(path, []byte("fake"), func(from, _ string) error {
+				return &os.LinkError{Op: "renameat2", Old: from, New: path, Err: can}
+			})
+			if !errors.Is(err, want) {
+				t.Errorf("%v: WriteFile = %v; want %v", can, err, want)
+			}
+			names, derr := os.ReadDir(dir)
+			info, serr := os.Stat(path)
+			got, rerr := os.ReadFile(path)
+			if derr != nil || serr != nil || rerr != nil || len(names) != 1 || info.Mode().Perm() != 0o600 || string(got) != "fake" {
+				t.Errorf("%v: there are %v, the file is %q; %v, %v, %v", can, names, got, derr, serr, rerr)
+			}
+		}
+	}
+	path := filepath.Join(t.TempDir(), "b")
+	err := bundle.WriteFileWith(path, []byte("fake"), func(string, string) error { return syscall.EIO })
+	if _, serr := os.Stat(path); !errors.Is(err, syscall.EIO) || serr == nil {
+		t.Errorf("on a broken disk: %v, and a file: %v", err, serr)
+	}
+	err = bundle.WriteFileWith(path, []byte("fake"), func(string, string) error { return syscall.EEXIST })
+	wantError(t, "there, and gone again", err, hub.ErrExists, "b")
+}
+
+// What keeps a bundle from being written is seen before the login is handed over.
+func TestCheckFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, path := range []string{filepath.Join(dir, strings.Repeat("b", 250)), filepath.Join(dir, "b")} {
+		if err := bundle.CheckFile(path); err != nil {
+			t.Errorf("CheckFile = %v", err)
+		}
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 0 {
+		t.Errorf("left over: %v, %v", names, err)
+	}
+	if err := bundle.CheckFile("/proc/self/b"); err == nil {
+		t.Error("a directory that takes no files is accepted")
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(filepath.Join(dir, "none"), link); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, "a link to nothing", bundle.CheckFile(link), hub.ErrExists, "link")
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
@@ -241,13 +243,9 @@ func (c *Carrier) TakeBack(ctx context.Context, profile hub.Profile) (hub.Handov
 	return h, nil
 }
 
-// CheckFile reports why path can't become a new file: hub.ErrExists if it is there.
+// CheckFile reports why path can't become a new file, by making and removing it:
+// hub.ErrExists if it is there.
 func CheckFile(path string) error {
-	if _, err := os.Lstat(path); err == nil {
-		return hub.Hint(fmt.Errorf("%w: %s", hub.ErrExists, path), "name a new file, or remove that one")
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("writing the bundle: %w", err)
-	}
 	info, err := os.Stat(filepath.Dir(path))
 	if err == nil && !info.IsDir() {
 		err = fmt.Errorf("%w: %s is not a directory", hub.ErrInvalid, filepath.Dir(path))
@@ -255,36 +253,77 @@ func CheckFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	return nil
+	if err := create(path, nil); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("writing the bundle: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
 }
 
-// WriteFile makes the new file path, 0600, durably and whole: it has its name
-// only after its bytes are on the disk. hub.ErrExists if something is there.
-func WriteFile(path string, data []byte) error {
+// WriteFile makes the new file path, 0600, durably and whole: it has its name only
+// after its bytes are on the disk. Where the file system can't rename without
+// replacing, a process that is killed may leave a part of it. hub.ErrExists if
+// something is there.
+func WriteFile(path string, data []byte) error { return writeFile(path, data, renameNew) }
+
+func writeFile(path string, data []byte, rename func(from, to string) error) error {
 	dir := filepath.Dir(path)
-	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // made 0600
+	temp, err := os.CreateTemp(dir, ".claude-hub-bundle-*") // made 0600
 	if err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	defer os.Remove(temp.Name())
+	defer os.Remove(temp.Name()) // gone already when all went well
 	defer temp.Close()
 	_, err = temp.Write(data)
 	if err == nil {
 		err = temp.Sync()
 	}
 	if err == nil {
-		err = os.Link(temp.Name(), path) // unlike a rename it replaces nothing
+		err = rename(temp.Name(), path)
 	}
-	if errors.Is(err, syscall.EEXIST) {
-		return CheckFile(path)
+	switch {
+	case errors.Is(err, syscall.EEXIST):
+		return fileExists(path)
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EPERM):
+		if err = errors.Join(temp.Close(), os.Remove(temp.Name())); err == nil { // there may not be room for both
+			return errors.Join(create(path, data), syncDir(dir))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	if err := os.Remove(temp.Name()); err != nil {
+	return syncDir(dir)
+}
+
+// renameNew gives a file its name in one step, and replaces nothing.
+func renameNew(from, to string) error {
+	return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+}
+
+// create makes the new file path, 0600, under its own name from the start. On an
+// error there is none.
+func create(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fileExists(path)
+	}
+	if err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	return syncDir(dir)
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing the bundle: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
+}
+
+func fileExists(path string) error {
+	return hub.Hint(fmt.Errorf("%w: %s", hub.ErrExists, path), "name a new file, or remove that one")
 }
 
 func syncDir(dir string) error {

@@ -21,6 +21,11 @@ func OpenPlain(plain []byte, key vault.Key, trusted []string) (Header, int, erro
 // ParseHeader reads the header line alone, which a trusted sender has signed.
 func ParseHeader(head []byte, sender string) (Header, error) { return parseHeader(head, sender) }
 
+// WriteFileWith is WriteFile with another rename that replaces nothing.
+func WriteFileWith(path string, data []byte, rename func(from, to string) error) error {
+	return writeFile(path, data, rename)
+}
+
 // ParseLedger reads what the hub remembers of imports.
 func ParseLedger(b []byte) error {
 	_, err := parseLedger(b)
