@@ -38,6 +38,9 @@ const (
 // defaultTemp is Limits.Temp where none is given.
 const defaultTemp = 1 << 30
 
+// systemTemp bounds each of the system's other directories for temporary files.
+const systemTemp = 16 << 20
+
 // bind is one mount of the container's.
 type bind struct {
 	source, target string
@@ -141,7 +144,9 @@ func (d *Driver) options(spec sandbox.Spec, e *engine, hubID string, p *place, m
 	if temp == 0 {
 		temp = defaultTemp
 	}
-	tmpfs := map[string]string{"/tmp": tmpfsOptions(temp)}
+	// Podman puts the other two over a read-only root by itself, as large as half of
+	// the memory.
+	tmpfs := map[string]string{"/tmp": tmpfsOptions(temp), "/run": tmpfsOptions(systemTemp), "/var/tmp": tmpfsOptions(systemTemp)}
 	if spec.Home == "" {
 		tmpfs[sandbox.Home] = tmpfsOptions(temp)
 	}
