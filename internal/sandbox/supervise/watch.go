@@ -63,7 +63,7 @@ func (p *Process) watch() *watcher {
 	return w
 }
 
-// lookAtDisk compares the free space of each file system that the job may fill.
+// lookAtDisk looks for room on each file system that the job may fill.
 func (p *Process) lookAtDisk() sandbox.Reason {
 	paths := []string{p.spec.Home}
 	for _, m := range p.spec.Mounts {
@@ -76,11 +76,21 @@ func (p *Process) lookAtDisk() sandbox.Reason {
 		if path == "" || unix.Statfs(path, &fs) != nil {
 			continue
 		}
-		if int64(fs.Bavail)*fs.Bsize < p.spec.Limits.MinFree {
+		if full(&fs, p.spec.Limits.MinFree) {
 			return sandbox.ReasonDisk
 		}
 	}
 	return sandbox.ReasonNone
+}
+
+// minInodes is how many files a file system must still take: or a twentieth of all,
+// where that is less.
+const minInodes = 10_000
+
+// full reports whether less than minFree bytes, or too few files, can still be
+// written. A file system that doesn't count files says that it has none.
+func full(fs *unix.Statfs_t, minFree int64) bool {
+	return int64(fs.Bavail)*fs.Bsize < minFree || fs.Files > 0 && fs.Ffree < min(minInodes, fs.Files/20)
 }
 
 // lookAtGroup ends a sandbox in which the kernel had to kill for memory: what is
