@@ -160,6 +160,7 @@ func (p *patient) unreadable(path string, err error) (Finding, bool) {
 	if !foreign && !open {
 		return Finding{}, false
 	}
+	dir := filepath.Dir(path)
 	f := Finding{
 		ID: "credential-unreadable", Level: LevelError,
 		Symptom: fmt.Sprintf("%s can't be used: %v", path, err),
@@ -168,34 +169,38 @@ func (p *patient) unreadable(path string, err error) (Finding, bool) {
 	}
 	if foreign {
 		f.Cause = fmt.Sprintf("it belongs to user %d and this is user %d: a container's user has another number than the one who captured it", stat.Uid, os.Geteuid())
-		f.Fix = fmt.Sprintf("sudo chown %d:%d %s", os.Geteuid(), os.Getegid(), quote(path))
+		f.Fix = fmt.Sprintf("work as that user (`sudo -u '#%d' claude-hub import %s`); only if nobody uses it as that user any more: sudo chown %d:%d %s",
+			stat.Uid, quote(dir), os.Geteuid(), os.Getegid(), quote(path))
 	}
-	if !foreign || os.Geteuid() == 0 {
-		f.repair = func(context.Context) (string, error) { return makePrivate(path) }
+	if (!foreign || os.Geteuid() == 0) && mayMend(dir) {
+		f.repair = func(context.Context) (string, error) { return makePrivate(dir) }
 	}
 	return f, true
 }
 
-// makePrivate gives a regular file to this user alone. It goes through a handle, so
-// that what is changed is what was looked at.
-func makePrivate(path string) (string, error) {
-	fd, err := syscall.Open(path, 0x200000|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0) // O_PATH: it may not be readable yet
+// makePrivate gives the credential file in a directory of this user's to this user
+// alone.
+func makePrivate(dir string) (string, error) {
+	root, err := openOwnDir(dir)
 	if err != nil {
-		return "", os.NewSyscallError("open", err)
+		return "", err
 	}
-	f := os.NewFile(uintptr(fd), path)
+	defer root.Close()
+	f, info, err := mark(root, agent.CredentialFile)
+	if err != nil {
+		return "", err
+	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	path := filepath.Join(dir, agent.CredentialFile)
+	if !info.Mode().IsRegular() {
 		return "", fmt.Errorf("%w: %s is not a regular file", hub.ErrRefused, path)
 	}
-	through := fmt.Sprintf("/proc/self/fd/%d", fd)
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
-		if err := os.Chown(through, os.Geteuid(), os.Getegid()); err != nil {
+	if ownerOf(info) != os.Geteuid() {
+		if err := os.Chown(through(f), os.Geteuid(), os.Getegid()); err != nil {
 			return "", err
 		}
 	}
-	if err := os.Chmod(through, 0o600); err != nil {
+	if err := os.Chmod(through(f), 0o600); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("made %s readable for user %d alone", path, os.Geteuid()), nil
@@ -220,42 +225,79 @@ func (p *patient) staleLocks(dir string) []Finding {
 		if err != nil || p.Now().Sub(info.ModTime()) < lockStale || info.Mode()&fs.ModeSymlink != 0 {
 			continue
 		}
-		found = append(found, Finding{
+		f := Finding{
 			ID: "stale-lock", Level: LevelWarning,
 			Symptom: fmt.Sprintf("a lock of the CLI at %s was left %s ago", path, days(p.Now().Sub(info.ModTime()))),
 			Cause:   "a CLI was killed while it refreshed or wrote; the next one waits for it, and may give up with \"another process is refreshing\"",
 			Fix:     fmt.Sprintf("while no claude runs on that directory: rm -rf %s", quote(path)),
-			repair:  func(context.Context) (string, error) { return p.removeLock(path) },
-		})
+		}
+		if owner := ownerOf(info); owner != os.Geteuid() {
+			f.Cause += fmt.Sprintf("; it belongs to user %d, and so it is for that user to remove", owner)
+		} else if mayMend(filepath.Dir(path)) {
+			f.repair = func(context.Context) (string, error) { return p.removeLock(path) }
+		}
+		found = append(found, f)
 	}
 	return found
 }
 
-// removeLock removes a lock if it is still stale, and holds nothing but what a
-// lock holds: a file, or a directory with plain files in it.
+// maxLockFiles is more than what is in a lock.
+const maxLockFiles = 4
+
+// removeLock removes a lock of this user's, in a directory of this user's, if it is
+// still stale, and holds nothing but what a lock holds: a file, or a directory with
+// plain files in it.
 func (p *patient) removeLock(path string) (string, error) {
-	info, err := os.Lstat(path)
+	root, err := openOwnDir(filepath.Dir(path))
 	if err != nil {
 		return "", err
 	}
-	if p.Now().Sub(info.ModTime()) < lockStale {
-		return "", fmt.Errorf("%w: somebody holds %s now", hub.ErrLocked, path)
+	defer root.Close()
+	name := filepath.Base(path)
+	lock, info, err := mark(root, name)
+	if err != nil {
+		return "", err
 	}
-	if info.IsDir() {
-		entries, err := os.ReadDir(path)
-		if err != nil {
+	defer lock.Close()
+	switch {
+	case ownerOf(info) != os.Geteuid():
+		return "", fmt.Errorf("%w: %s belongs to user %d", hub.ErrRefused, path, ownerOf(info))
+	case p.Now().Sub(info.ModTime()) < lockStale:
+		return "", fmt.Errorf("%w: somebody holds %s now", hub.ErrLocked, path)
+	case info.IsDir():
+		if err := emptyLock(path, lock); err != nil {
 			return "", err
 		}
-		for _, e := range entries {
-			if !e.Type().IsRegular() || len(entries) > 4 {
-				return "", fmt.Errorf("%w: %s holds more than a lock does", hub.ErrRefused, path)
-			}
-		}
-		for _, e := range entries {
-			if err := os.Remove(filepath.Join(path, e.Name())); err != nil {
-				return "", err
-			}
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%w: %s is no lock", hub.ErrRefused, path)
+	}
+	if now, err := root.Lstat(name); err != nil || !os.SameFile(info, now) {
+		return "", fmt.Errorf("%w: somebody has replaced %s", hub.ErrLocked, path)
+	}
+	return "removed " + path, root.Remove(name)
+}
+
+// emptyLock removes the files in the lock that is open, and in no other directory.
+func emptyLock(path string, lock *os.File) error {
+	inside, err := os.OpenRoot(through(lock))
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	entries, err := fs.ReadDir(inside.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		info, err := inside.Lstat(e.Name())
+		if err != nil || len(entries) > maxLockFiles || !info.Mode().IsRegular() || ownerOf(info) != os.Geteuid() {
+			return fmt.Errorf("%w: %s holds more than a lock does", hub.ErrRefused, path)
 		}
 	}
-	return "removed " + path, os.Remove(path)
+	for _, e := range entries {
+		if err := inside.Remove(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -255,6 +255,9 @@ func (d *Doctor) Examine(ctx context.Context) Report {
 		}
 		group.Go(func() error {
 			found[i] = bounded(ctx, c, p)
+			if c.hub {
+				found[i] = p.forOwner(found[i])
+			}
 			return nil
 		})
 	}

@@ -52,3 +52,19 @@ func NewWithout(cfg Config, names ...string) *Doctor {
 
 func (m mount) Target() string { return m.target }
 func (m mount) Deleted() bool  { return m.deleted }
+
+// AfterExamination has do run before each repair.
+func AfterExamination(d *Doctor, do func()) *Doctor {
+	for i, c := range d.checks {
+		d.checks[i].run = func(ctx context.Context, p *patient) []Finding {
+			found := c.run(ctx, p)
+			for j, f := range found {
+				if f.repair != nil {
+					found[j].repair = func(ctx context.Context) (string, error) { do(); return f.repair(ctx) }
+				}
+			}
+			return found
+		}
+	}
+	return d
+}

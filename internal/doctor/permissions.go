@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,6 +11,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/claude-hub/claude-hub/internal/hub"
 )
 
 // maxEntries bounds a walk: a hub has some hundred files of its own.
@@ -156,21 +161,37 @@ func right(e entry) fs.FileMode {
 
 // chmod goes through a handle of the directory, so that no link leads it astray.
 func (p *patient) chmod(wrong []entry) (string, error) {
-	root, err := os.OpenRoot(p.Dir)
+	root, err := p.openHub()
+	if errors.Is(err, fs.ErrPermission) {
+		return p.open()
+	}
 	if err != nil {
-		// The directory itself may be closed to its owner.
-		if err := os.Chmod(p.Dir, 0o700); err != nil { //nolint:gosec // a directory
-			return "", err
-		}
-		return "opened " + p.Dir + " to its owner", nil
+		return "", err
 	}
 	defer root.Close()
 	for i, e := range wrong {
-		if err := root.Chmod(e.path, right(e)); err != nil {
+		if err := chmodOwn(root, e.path, right(e)); err != nil {
 			return fmt.Sprintf("set the permissions of %d of %d", i, len(wrong)), err
 		}
 	}
 	return fmt.Sprintf("closed %s to other users", some(paths(wrong))), nil
+}
+
+// open opens the hub's directory to its own owner.
+func (p *patient) open() (string, error) {
+	f, err := os.OpenFile(p.Dir, unix.O_PATH|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && ownerOf(info) != os.Geteuid() {
+		err = fmt.Errorf("%w: %s belongs to user %d", hub.ErrRefused, p.Dir, ownerOf(info))
+	}
+	if err != nil {
+		return "", err
+	}
+	return "opened " + p.Dir + " to its owner", os.Chmod(through(f), 0o700) //nolint:gosec // a directory
 }
 
 // entries opens the hub's directory and lists it. Where that is refused, the
@@ -269,13 +290,13 @@ func lookAtOwners(_ context.Context, p *patient) []Finding {
 }
 
 func (p *patient) chown(wrong []entry, gid int) (string, error) {
-	root, err := os.OpenRoot(p.Dir)
+	root, err := p.openHub()
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
 	for i, e := range wrong {
-		if err := root.Lchown(e.path, os.Geteuid(), gid); err != nil {
+		if err := chownOwn(root, e.path, gid); err != nil {
 			return fmt.Sprintf("gave %d of %d back", i, len(wrong)), err
 		}
 	}

@@ -64,6 +64,11 @@ func escapeGlob(s string) string {
 // removeHomes removes scratch homes as a sign-in does: with the lock of their
 // parent, which whoever makes one holds, and that of each.
 func (p *patient) removeHomes(names []string) (string, error) {
+	root, err := p.openHub()
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
 	parent, err := lockDir(p.path("login"))
 	if err != nil {
 		return "", err
@@ -75,7 +80,7 @@ func (p *patient) removeHomes(names []string) (string, error) {
 			continue
 		}
 		if err == nil {
-			err = os.RemoveAll(p.path("login", name))
+			err = root.RemoveAll(filepath.Join("login", name))
 			home.Close()
 		}
 		if err != nil {

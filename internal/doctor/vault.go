@@ -211,7 +211,7 @@ func (p *patient) strangers(files []vaultFile) []Finding {
 // setAside moves files of a directory of the hub's into one where they harm nobody.
 func (p *patient) setAside(from string, names []string) (string, error) {
 	aside := filepath.Join("set-aside", p.Now().UTC().Format("20060102T150405.000Z"))
-	root, err := os.OpenRoot(p.Dir)
+	root, err := p.openHub()
 	if err != nil {
 		return "", err
 	}
