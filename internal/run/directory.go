@@ -19,6 +19,7 @@ const (
 	controlFile  = "control"            // a pipe whose reader is the run; a byte cancels it
 	cancelFile   = "cancel"             // the mark of who has cancelled it, made before that byte is written
 	requestFile  = "request.json"       // of a run that may be parked; removed at the end
+	spentFile    = "spent.json"         // what the attempt under way has used; removed at the end
 	eventsFile   = "events.jsonl"       // stays
 	sessionDir   = "session"            // the CLI's transcript; stays
 	homeDir      = "home"               // the sandbox's private home; removed at the end
@@ -115,7 +116,7 @@ func (d *directory) clean() error {
 
 // settled removes what only a run without a verdict has.
 func (d *directory) settled() error {
-	return errors.Join(removeIfThere(d.in(requestFile)), removeIfThere(d.in(cancelFile)))
+	return errors.Join(removeIfThere(d.in(requestFile)), removeIfThere(d.in(cancelFile)), d.forgetSpent())
 }
 
 func removeIfThere(path string) error {

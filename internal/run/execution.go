@@ -116,6 +116,8 @@ func (x *execution) execute(ctx context.Context) (e ending) {
 		e.err = fmt.Errorf("starting the sandbox: %w", err)
 		return e
 	}
+	noted := x.noteSpent(way.usage)
+	defer noted()
 	x.watch(ctx, box, way, &e)
 	if err := way.close(); err != nil { // before usage is read: nothing is under way any more
 		x.log.Warn("a run's way to the platform was not closed cleanly", "err", err)

@@ -52,6 +52,7 @@ type Logins interface {
 type kept struct {
 	Request Request
 	Mark    string // of the login when the attempt began
+	Settled int    `json:",omitempty"` // the last attempt whose use the request's limits are without
 }
 
 // maxKept bounds the file: a prompt of 2 MiB, each byte of which JSON may write
@@ -126,11 +127,11 @@ func (x *execution) park(e ending) *hub.Parking {
 	if p == nil {
 		return nil
 	}
-	rest, ok := x.rest()
+	rest, ok := x.asked.rest(x.used, x.cfg.Now().Sub(x.began))
 	if !ok {
 		return nil
 	}
-	if err := x.dir.keep(kept{Request: rest, Mark: x.mark}); err != nil {
+	if err := x.dir.keep(kept{Request: rest, Mark: x.mark, Settled: x.record.Attempts}); err != nil {
 		x.log.Error("a run could not be parked", "err", err)
 		return nil
 	}
@@ -151,11 +152,11 @@ func (e ending) parking() *hub.Parking {
 	return nil
 }
 
-// rest is the request without what has been used up of its limits, as it was
-// asked for. It is not ok if nothing is left: a limit of zero would be none.
-func (x *execution) rest() (rest Request, ok bool) {
-	rest = x.asked
-	u, l := x.used, &rest.Limits
+// rest is the request, as it was asked for, without what has been used up of its
+// limits and its time. It is not ok if nothing is left: a limit of zero would be none.
+func (r Request) rest(u hub.Usage, took time.Duration) (rest Request, ok bool) {
+	rest = r
+	l := &rest.Limits
 	requests, tokens, cost := int64(l.Requests), l.Tokens, int64(l.Cost)
 	for _, b := range []struct {
 		limit *int64
@@ -170,7 +171,7 @@ func (x *execution) rest() (rest Request, ok bool) {
 	}
 	l.Requests, l.Tokens, l.Cost = int(requests), tokens, hub.MicroUSD(cost)
 	whole := cmp.Or(rest.Timeout, DefaultTimeout)
-	rest.Timeout = max(min(whole, minAttempt), whole-x.cfg.Now().Sub(x.began))
+	rest.Timeout = max(min(whole, minAttempt), whole-took)
 	return rest, true
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +42,12 @@ func process(dir string) int {
 		return 1
 	}
 	req := run.Request{Profile: hub.Profile{ID: "p-1", Name: "other"}, Dir: os.Args[1], Prompt: os.Args[2], Park: len(os.Args) > 3}
+	if len(os.Args) > 4 {
+		if req.Limits.Requests, err = strconv.Atoi(os.Args[4]); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
 	got, err := r.Run(ctx, req, func(line []byte) {
 		if bytes.Contains(line, []byte("hanging")) {
 			fmt.Println("hanging")
@@ -267,4 +274,66 @@ func TestACancelOutlivesTheProcess(t *testing.T) {
 			f.checkAfter(t, r)
 		})
 	}
+}
+
+// What a run has used is not given back to it because its process dies.
+func TestTheDeathOfTheProcessGivesNothingBack(t *testing.T) {
+	die := func(t *testing.T, requests string) (*parking, hub.Run) {
+		p := newParking(t)
+		cmd, id, _ := p.start(t, "park", requests)
+		note := filepath.Join(p.dir, "runs", string(id), "spent.json")
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for { // it has used two requests from its beginning
+			if info, err := os.Stat(note); err == nil {
+				if info.Mode().Perm() != 0o600 {
+					t.Errorf("the note has mode %v", info.Mode())
+				}
+				break
+			}
+			select {
+			case <-tick.C:
+			case <-time.After(time.Minute):
+				t.Fatal("nothing was noted")
+			}
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		if n, err := p.Reconcile(t.Context()); n != 1 || err != nil {
+			t.Fatalf("Reconcile = %d, %v", n, err)
+		}
+		r, err := p.store.Run(t.Context(), id)
+		if err != nil || r.Usage.Requests != 2 || r.Usage.InputTokens != 10 {
+			t.Fatalf("%+v, %v; want what was used before", r.Usage, err)
+		}
+		return p, r
+	}
+	t.Run("something is left", func(t *testing.T) {
+		p, r := die(t, "5")
+		p.parked(t, r, hub.ParkedForRestart)
+		w := &watcher{text: "resumed", seen: make(chan struct{})}
+		followed := make(chan error)
+		go func() { followed <- p.Follow(t.Context(), r.ID, w) }()
+		if n, err := p.resumer.RunOnce(t.Context()); n != 1 || err != nil {
+			t.Fatalf("RunOnce = %d, %v", n, err)
+		}
+		<-w.seen
+		if err := p.Cancel(t.Context(), r.ID); err != nil {
+			t.Fatal(err)
+		}
+		<-p.changed
+		<-followed
+		if got := p.gateway.last.Limits; got.Requests != 3 || got.Lifetime >= run.DefaultTimeout+2*30*time.Second+time.Minute {
+			t.Errorf("the second attempt had %+v; want 3 requests, and less time", got)
+		}
+		if r := p.ends(t, r.ID, hub.VerdictCancelled); r.Usage.Requests != 4 {
+			t.Errorf("%+v; want the usage of both attempts", r.Usage)
+		}
+	})
+	t.Run("nothing is left", func(t *testing.T) {
+		p, r := die(t, "2")
+		if r = p.ends(t, r.ID, hub.VerdictFailed); !strings.Contains(r.Reason, "used up") {
+			t.Errorf("the reason is %q", r.Reason)
+		}
+	})
 }

@@ -61,6 +61,11 @@ func (r *Runner) reconcile(ctx context.Context, record hub.Run) (bool, error) {
 		return false, err
 	}
 	verdict, reason := hub.VerdictFailed, interrupted
+	var used spent
+	if dir != nil && record.Parked == nil { // or it is in the record already
+		used = r.spentBy(dir, record)
+		record.Usage = sum(record.Usage, used.Usage)
+	}
 	switch {
 	case dir != nil && isCancelled(dir.path): // who did so was told that it is
 		verdict, reason = hub.VerdictCancelled, errCancelled.Error()
@@ -71,10 +76,15 @@ func (r *Runner) reconcile(ctx context.Context, record hub.Run) (bool, error) {
 			return false, nil
 		}
 	case dir != nil && isKept(dir.path):
-		if record.Interruptions++; record.Interruptions <= maxInterruptions {
-			return true, r.parkInterrupted(ctx, dir, record)
+		reason = interrupted + ", and what it was allowed is used up"
+		if record.Interruptions++; record.Interruptions > maxInterruptions {
+			reason = fmt.Sprintf("interrupted %d times: the process that ran it is gone", record.Interruptions)
+		} else if left, err := settleSpent(dir, record, used); left || err != nil {
+			if err == nil {
+				err = r.parkInterrupted(ctx, dir, record)
+			}
+			return err == nil, err
 		}
-		reason = fmt.Sprintf("interrupted %d times: the process that ran it is gone", record.Interruptions)
 		record.ExitCode = -1
 	default:
 		record.ExitCode = -1
@@ -85,6 +95,30 @@ func (r *Runner) reconcile(ctx context.Context, record hub.Run) (bool, error) {
 	}
 	r.cfg.Log.Info("a run was interrupted", "run", record.ID, "verdict", verdict)
 	return err == nil, err
+}
+
+// spentBy returns what the last attempt of a run whose process has died had used.
+func (r *Runner) spentBy(dir *directory, record hub.Run) spent {
+	s, err := dir.spent(record.Attempts)
+	if err != nil {
+		r.cfg.Log.Warn("what an interrupted run has used can't be read", "run", record.ID, "err", err)
+	}
+	return s
+}
+
+// settleSpent takes what the last attempt has used off the kept request's limits,
+// once however often it is called, and reports whether something is left of them.
+// A request that can't be read is for [Runner.Resume] to complain of.
+func settleSpent(dir *directory, record hub.Run, used spent) (left bool, err error) {
+	k, err := readKept(dir.path)
+	if err != nil || k.Settled >= record.Attempts || used.Attempt == 0 {
+		return true, nil
+	}
+	rest, ok := k.Request.rest(used.Usage, used.Took)
+	if !ok {
+		return false, nil
+	}
+	return true, dir.keep(kept{Request: rest, Mark: k.Mark, Settled: record.Attempts})
 }
 
 // parkInterrupted parks a run whose process has died, for the next one that

@@ -116,7 +116,7 @@ func (d *directory) reopen() (err error) {
 	if d.events, err = d.openEnd(); err != nil {
 		return err
 	}
-	if err := errors.Join(d.clean(), removeIfThere(d.in(controlFile))); err != nil {
+	if err := errors.Join(d.clean(), removeIfThere(d.in(controlFile)), d.forgetSpent()); err != nil {
 		return err
 	}
 	return d.openControl()
