@@ -151,7 +151,7 @@ func (a *app) sandboxOf(ctx context.Context, h *home, version string) sandboxSta
 	case *bubblewrap.Driver:
 		s.Cgroup = d.Cgroup()
 	case *docker.Driver:
-		s.Cgroup, s.Engine = true, d.Address()
+		s.Cgroup, s.Engine = d.Bounds(), d.Address()
 		d.Close()
 	}
 	return s

@@ -2,8 +2,9 @@
 // machine's own engine. Beyond what package sandbox promises:
 //
 //  1. The container has no network, a read-only root, no capability, no way to
-//     gain one, and a user who is root neither inside nor outside; beside the
-//     engine's own filter of system calls it runs under ours.
+//     gain one, and a user who is not root outside; beside the engine's own filter
+//     of system calls it runs under ours. The user is not root inside either, but
+//     with Docker without root, where user 0 inside is the hub's user outside.
 //  2. Neither command, environment, input nor output goes through the engine: they
 //     pass over pipes that the shim fetches from a socket, which answers once and
 //     is gone before the command starts.

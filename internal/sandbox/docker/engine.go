@@ -49,6 +49,14 @@ func (d *Driver) forget() {
 	d.mu.Unlock()
 }
 
+// Bounds reports whether the engine bounds memory and processes, as far as it was
+// asked (see Ready). Where it does not, they are watched.
+func (d *Driver) Bounds() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ready != nil && d.ready.bounds
+}
+
 func (d *Driver) ask(ctx context.Context) (*engine, error) {
 	what := fmt.Sprintf("the %s engine at %s", d.cfg.Kind, d.address.host)
 	if _, err := d.client.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {

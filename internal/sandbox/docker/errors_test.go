@@ -214,3 +214,29 @@ func TestContextEndsDuringStart(t *testing.T) {
 		nothingLeft(t, d, dir)
 	}
 }
+
+// TestBounds: the engine says whether it can bound memory and processes.
+func TestBounds(t *testing.T) {
+	for info, want := range map[string]bool{
+		`{"MemoryLimit":true,"PidsLimit":true}`:  true,
+		`{"MemoryLimit":true,"PidsLimit":false}`: false,
+		`{"MemoryLimit":false,"PidsLimit":true}`: false,
+	} {
+		b := newBetween(t, docker.KindDocker)
+		b.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/info") {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, info)
+			return true
+		})
+		d := newDriver(t, docker.KindDocker, via(b))
+		if d.Bounds() {
+			t.Errorf("%s: bounds before the engine was asked", info)
+		}
+		if err := d.Ready(t.Context()); err != nil || d.Bounds() != want {
+			t.Errorf("%s: Ready: %v, Bounds: %v; want %v", info, err, d.Bounds(), want)
+		}
+	}
+}
