@@ -6,6 +6,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,10 @@ type Config struct {
 	Page    Page // nil: the daemon serves none
 	Version string
 	Log     *slog.Logger
+
+	// Patience is how long a client may leave a line unread, and how long Close
+	// waits for the ends to reach the clients; 0 is 30 seconds.
+	Patience time.Duration
 }
 
 // Server answers on the socket from [New] until [Server.Close].
@@ -62,6 +67,8 @@ type Server struct {
 	busy    sync.WaitGroup     // requests in flight
 }
 
+const defaultPatience = 30 * time.Second
+
 // maxRequest bounds a request's body: a prompt of 2 MiB, each byte of which JSON
 // may write as six.
 const maxRequest = 13 << 20
@@ -69,6 +76,7 @@ const maxRequest = 13 << 20
 // New listens on the socket. The caller holds the lock that makes it the only
 // daemon of the directory: a socket that is in the way is nobody's.
 func New(cfg Config) (*Server, error) {
+	cfg.Patience = cmp.Or(cfg.Patience, defaultPatience)
 	if err := os.Remove(cfg.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing the socket of an earlier daemon: %w", err)
 	}
@@ -98,10 +106,17 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Close ends every run and lease, waits for their ends, and removes the socket.
-// It may be called twice.
+// A client that does not take its answer in time is cut off. It may be called
+// twice.
 func (s *Server) Close() error {
 	s.stop()
-	err := s.http.Shutdown(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Patience)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.cfg.Log.Warn("cutting off the connections that are left")
+		err = s.http.Close()
+	}
 	s.busy.Wait()
 	<-s.served
 	return err
@@ -119,7 +134,11 @@ func (s *Server) routes() http.Handler {
 		s.busy.Add(1)
 		defer s.busy.Done()
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-		mux.ServeHTTP(w, r)
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		a := newAnswer(w, s.cfg.Patience, cancel)
+		defer a.end()
+		mux.ServeHTTP(a, r.WithContext(ctx))
 	})
 }
 
@@ -198,7 +217,8 @@ func writeError(w http.ResponseWriter, err error) {
 	writeLine(w, wire)
 }
 
-// writeLine sends v at once. A client that is gone is noticed by its context.
+// writeLine sends v at once. A client that is gone, or does not read, is noticed
+// by its context.
 // Events go out as they are: escaped for HTML, one could outgrow the client's
 // bound of a line.
 func writeLine(w http.ResponseWriter, v any) {

@@ -35,6 +35,21 @@ func (e *engine) Run(ctx context.Context, req api.RunRequest, event func([]byte)
 	for line := range strings.Lines(req.Prompt) {
 		event([]byte(line))
 	}
+	if req.Model == "flood" {
+		e.flood(ctx, event)
+	}
+	if req.Model == "abandon" { // as a run does whose event function does not return
+		abandoned := make(chan struct{})
+		go func() {
+			close(abandoned)
+			for range 200 {
+				event([]byte(`{"late":"` + strings.Repeat("x", 10_000) + `"}`))
+			}
+			e.ended <- "late"
+		}()
+		<-abandoned
+		event([]byte("{}"))
+	}
 	if req.Model == "wait" {
 		<-ctx.Done()
 		e.ended <- "run"
@@ -44,6 +59,15 @@ func (e *engine) Run(ctx context.Context, req api.RunRequest, event func([]byte)
 		return hub.Run{ID: "r-22", Parked: &hub.Parking{Cause: hub.ParkedForLogin, Reason: "why"}}, nil
 	}
 	return hub.Run{ID: "r-22", Verdict: hub.VerdictDone, Dir: req.Dir}, nil
+}
+
+// flood sends events until the run is told to end.
+func (e *engine) flood(ctx context.Context, event func([]byte)) {
+	line := []byte(`"` + strings.Repeat("x", 1<<20) + `"`)
+	for ctx.Err() == nil {
+		event(line)
+	}
+	e.ended <- "run"
 }
 
 type lease struct{ e *engine }
