@@ -44,31 +44,70 @@ func (d *Driver) prepareDir() error {
 }
 
 // hubID returns the name that tells this hub's containers from those of others on
-// the same engine. It is drawn once.
+// the same engine. It is drawn once for a directory; a copy of the directory, whose
+// hub is another, gets a name of its own.
 func (d *Driver) hubID() (string, error) {
-	path := filepath.Join(d.cfg.Dir, "id")
-	for {
-		data, err := os.ReadFile(path)
-		if err == nil {
-			if id := strings.TrimSpace(string(data)); len(id) == len(rand.Text()) {
-				return id, nil
-			}
-			return "", hub.Hint(fmt.Errorf("%w: %s", hub.ErrFormat, path), "remove it when no container of this hub is left")
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("reading the hub's name for containers: %w", err)
-		}
-		// Written apart and linked, so that nobody reads half of it.
-		temp := path + "-" + rand.Text()
-		err = os.WriteFile(temp, []byte(rand.Text()), 0o600)
-		if err == nil {
-			err = os.Link(temp, path)
-		}
-		os.Remove(temp)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return "", fmt.Errorf("writing the hub's name for containers: %w", err)
-		}
+	self, err := identity(d.cfg.Dir)
+	if err != nil {
+		return "", fmt.Errorf("reading the hub's name for containers: %w", err)
 	}
+	path := filepath.Join(d.cfg.Dir, "id")
+	if id, of, err := readID(path); err != nil || of == self {
+		return id, err
+	}
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", fmt.Errorf("writing the hub's name for containers: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("writing the hub's name for containers: %w", err)
+	}
+	id, of, err := readID(path)
+	if err != nil || of == self {
+		return id, err
+	}
+	if id == "" || of != "" { // else it was written before names had directories
+		id = rand.Text()
+	}
+	// Written apart and renamed, so that nobody reads half of it.
+	temp := path + "-" + rand.Text()
+	err = os.WriteFile(temp, []byte(id+" "+self+"\n"), 0o600)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		os.Remove(temp)
+		return "", fmt.Errorf("writing the hub's name for containers: %w", err)
+	}
+	return id, nil
+}
+
+// readID returns the name in the file at path, and the identity of the directory
+// that it was drawn for; "" where there is none.
+func readID(path string) (id, of string, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", "", nil
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("reading the hub's name for containers: %w", err)
+	}
+	id, of, _ = strings.Cut(strings.TrimSpace(string(data)), " ")
+	if len(id) != len(rand.Text()) {
+		return "", "", hub.Hint(fmt.Errorf("%w: %s", hub.ErrFormat, path), "remove it when no container of this hub is left")
+	}
+	return id, of, nil
+}
+
+// identity tells a directory from its copies, also after a restart of the machine,
+// which may number devices anew: by its inode and the time of its making.
+func identity(dir string) (string, error) {
+	var at unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_INO|unix.STATX_BTIME, &at); err != nil {
+		return "", fmt.Errorf("looking at %s: %w", dir, err)
+	}
+	return fmt.Sprintf("%d-%d.%d", at.Ino, at.Btime.Sec, at.Btime.Nsec), nil
 }
 
 // newPlace makes a place and locks it.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
 )
@@ -83,7 +85,11 @@ func (d *Driver) Sweep(ctx context.Context) (int, error) {
 	return removed, lookErr
 }
 
-// orphans lists the containers of this hub that belong to a dead place, or to none.
+// alive are the states of a container that has processes; "stopping" is Podman's.
+var alive = []container.ContainerState{container.StateRunning, container.StatePaused, container.StateRestarting, "stopping"}
+
+// orphans lists the containers of this hub that belong to a dead place, or that
+// belong to none and don't run.
 func (d *Driver) orphans(ctx context.Context, dead []*place) ([]string, error) {
 	id, err := d.hubID()
 	if err != nil {
@@ -102,7 +108,14 @@ func (d *Driver) orphans(ctx context.Context, dead []*place) ([]string, error) {
 	var ids []string
 	for _, c := range list.Items {
 		at := c.Labels[labelPlace]
-		if _, err := os.Stat(d.cfg.Dir + "/" + placePrefix + at); gone[at] || at != "" && os.IsNotExist(err) {
+		if gone[at] {
+			ids = append(ids, c.ID)
+			continue
+		}
+		// One that runs without a place is not of this directory, whatever it says:
+		// of one that this is a snapshot of. It ends with its own hub.
+		_, err := os.Stat(d.cfg.Dir + "/" + placePrefix + at)
+		if at != "" && os.IsNotExist(err) && !slices.Contains(alive, c.State) {
 			ids = append(ids, c.ID)
 		}
 	}
