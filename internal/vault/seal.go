@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,7 +78,43 @@ func newSealer(k Key, recovery []string) (*sealer, error) {
 		}
 		s.recipients = append(s.recipients, r)
 	}
+	if len(recovery) > 0 {
+		s.recipients = append(s.recipients, note{k.recoveryMark(recovery)})
+	}
 	return s, nil
+}
+
+// note is a line in the age header of a record that says, to those who have the
+// vault's key, which recovery recipients it was sealed to: age itself does not say.
+// Nobody's key opens it, and age passes over it.
+type note struct{ mark string }
+
+const noteType = "claude-hub-recovery"
+
+func (n note) Wrap([]byte) ([]*age.Stanza, error) {
+	return []*age.Stanza{{Type: noteType, Args: []string{n.mark}}}, nil
+}
+
+// RecoveryNote returns the line that the age header of a record has if it was
+// sealed with this key and these recovery recipients, in any order; "" if there are
+// none.
+func (k Key) RecoveryNote(recovery []string) string {
+	if len(recovery) == 0 {
+		return ""
+	}
+	return "-> " + noteType + " " + k.recoveryMark(recovery)
+}
+
+// recoveryMark tells nothing about the recipients to those who have not the key.
+func (k Key) recoveryMark(recovery []string) string {
+	list := slices.Clone(recovery)
+	for i, text := range list {
+		list[i] = strings.ToLower(strings.TrimSpace(text))
+	}
+	slices.Sort(list)
+	h := hmac.New(sha256.New, k.derive("claude-hub-vault/1 recovery", sha256.Size))
+	h.Write([]byte(strings.Join(slices.Compact(list), "\n")))
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // sealedLimit is how large the sealed form of a payload of that size can be: the
