@@ -248,7 +248,7 @@ var vaultFaults = []fault{
 	{id: "vault-leftover", warning: true, fixable: true, says: "killed while it wrote", arrange: func(w *world) {
 		w.write("vault/records/.tmp-abcdefgh", "half a rec")
 	}},
-	{id: "recovery-none", warning: true, says: "age-keygen", arrange: func(w *world) {
+	{id: "recovery-none", warning: true, more: true, says: "age-keygen", arrange: func(w *world) {
 		w.write("config.yaml", "recovery_recipients: []\n")
 	}},
 	{id: "recovery-stale", warning: true, fixable: true, says: "records/", arrange: func(w *world) {
@@ -268,6 +268,20 @@ var vaultFaults = []fault{
 		}
 		if _, err := to.vault.Latest(w.t.Context(), w.profile.ID, hub.KindLogin); err != nil {
 			w.t.Errorf("the recovered login: %v", err)
+		}
+	}},
+	{id: "recovery-stale", name: "exchanged", warning: true, fixable: true, says: "exchanged", arrange: func(w *world) {
+		other, err := age.GenerateX25519Identity()
+		w.must(err)
+		w.write("config.yaml", "recovery_recipients: ["+other.Recipient().String()+"]\n")
+	}},
+	{id: "recovery-stale", name: "withdrawn", warning: true, fixable: true, more: true, says: "withdrawn", arrange: func(w *world) {
+		w.write("config.yaml", "recovery_recipients: []\n")
+	}, after: func(w *world) {
+		b, err := os.ReadFile(w.path(w.record(hub.KindLogin, 1)))
+		w.must(err)
+		if n := doctor.SealedTo(b); n != 1 {
+			w.t.Errorf("the login is sealed to %d keys", n)
 		}
 	}},
 }

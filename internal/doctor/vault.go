@@ -348,7 +348,7 @@ var recoveryCheck = check{
 	name: "recovery", group: groupVault, hub: true,
 	looks: []Entry{
 		{ID: "recovery-none", Level: LevelWarning, Meaning: "no recovery recipients are set: when the key is lost, so is the vault"},
-		{ID: "recovery-stale", Level: LevelWarning, Fixable: true, Meaning: "records in use were sealed before the present recovery recipients were set: those can't open them"},
+		{ID: "recovery-stale", Level: LevelWarning, Fixable: true, Meaning: "records in use were sealed to other recovery recipients than the present ones: one that was added can't open them, one that was withdrawn or exchanged still can"},
 	},
 	run: lookAtRecovery,
 }
@@ -359,38 +359,51 @@ func lookAtRecovery(ctx context.Context, p *patient) []Finding {
 	if err != nil || berr != nil {
 		return nil // they have findings of their own
 	}
+	var found []Finding
 	if len(settings.RecoveryRecipients) == 0 {
-		return []Finding{{
+		found = append(found, Finding{
 			ID: "recovery-none", Level: LevelWarning,
 			Symptom: fmt.Sprintf("only the key at %s opens the vault", p.keyPath()),
 			Cause:   "config.yaml names no recovery_recipients",
 			Fix:     "make a key with `age-keygen`, keep its secret half off this machine, and name the public half (age1…) in " + p.path("config.yaml") + "; or keep a copy of the key file somewhere safe",
-		}}
+		})
+	}
+	key, err := p.key()
+	if err != nil {
+		return found
 	}
 	files, err := p.vaultFiles(ctx)
 	if err != nil {
-		return nil
+		return found
 	}
+	note := key.RecoveryNote(settings.RecoveryRecipients)
 	var stale []string
 	for _, f := range current(files) {
 		sealed, err := backend.Get(ctx, f.path, f.size+1)
 		if err != nil || sealedTo(sealed) == 0 { // damaged: the vault check says so
 			continue
 		}
-		if sealedTo(sealed) < 1+len(settings.RecoveryRecipients) {
+		if sealedTo(sealed) != 1+len(settings.RecoveryRecipients) || !noted(sealed, note) {
 			stale = append(stale, f.path)
 		}
 	}
 	if len(stale) == 0 {
-		return nil
+		return found
 	}
-	return []Finding{{
+	return append(found, Finding{
 		ID: "recovery-stale", Level: LevelWarning,
-		Symptom: fmt.Sprintf("%d records in use do not open with all of the recovery keys: %s", len(stale), some(stale)),
-		Cause:   "recovery_recipients were added after these were written; a record keeps the recipients that it was sealed to",
-		Fix:     "`claude-hub doctor --fix` seals them anew; what they say stays as it is",
+		Symptom: fmt.Sprintf("%d records in use do not open with the present recovery keys and no others: %s", len(stale), some(stale)),
+		Cause:   "recovery_recipients were added, exchanged or withdrawn after these were written, or an older claude-hub wrote them, which did not note to whom; a record keeps the recipients that it was sealed to",
+		Fix:     "`claude-hub doctor --fix` seals them anew; what they say stays as it is. Older generations and backups keep the recipients that they had: if a recovery key got into wrong hands, sign in anew, too",
 		repair:  func(ctx context.Context) (string, error) { return p.reseal(ctx, settings.RecoveryRecipients) },
-	}}
+	})
+}
+
+// noted reports whether the age header of a sealed record has that line; "" is
+// always there.
+func noted(sealed []byte, note string) bool {
+	head, _, _ := bytes.Cut(sealed, []byte("\n--- "))
+	return note == "" || bytes.Contains(head, []byte("\n"+note+"\n"))
 }
 
 // current returns the newest generation of every record, and the names.
