@@ -91,6 +91,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"hide":       cmdHide,
 			"containers": cmdContainers,
 			"unmounted":  cmdUnmounted,
+			"hung":       cmdHung,
 			"limited":    cmdLimited,
 			"hubkeys":    cmdHubKeys,
 			"trusts":     cmdTrusts,
@@ -169,11 +170,16 @@ func environOf(ts *testscript.TestScript) []string {
 	return env
 }
 
-// captured DIR writes a login as copying ~/.claude leaves it.
+// captured DIR [expired] writes a login as copying ~/.claude leaves it, or leaves it
+// until its access token has expired.
 func cmdCaptured(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o700))
-	login := platformOf(ts).SignIn(simulator.SignIn{})
+	var asked simulator.SignIn
+	if len(args) > 1 {
+		asked.AccessTTL = -time.Hour
+	}
+	login := platformOf(ts).SignIn(asked)
 	ts.Check(os.WriteFile(filepath.Join(dir, agent.CredentialFile), login.Credentials, 0o600))
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/claude-hub/claude-hub/internal/hub"
 	"github.com/claude-hub/claude-hub/internal/sandbox"
@@ -22,6 +24,13 @@ const (
 )
 
 var driverNames = []string{driverAuto, driverBubblewrap, docker.KindDocker, docker.KindPodman}
+
+// How long an engine may take to answer, which one that hangs never does.
+const (
+	enginePatience = 15 * time.Second
+	statusPatience = 5 * time.Second  // while a person waits for no more than a word about it
+	sweepPatience  = 10 * time.Minute // for all that a daemon finds to remove, while nobody waits
+)
 
 // choice is the driver that runs are confined with.
 type choice struct {
@@ -54,6 +63,10 @@ func (a *app) chooseDriver(ctx context.Context, h *home, version string, try boo
 	if err != nil {
 		return choice{}, err
 	}
+	patience := enginePatience
+	if try {
+		patience = statusPatience
+	}
 	if name != driverAuto {
 		d, err := a.newDriver(h, name, version, log)
 		if err != nil {
@@ -61,7 +74,7 @@ func (a *app) chooseDriver(ctx context.Context, h *home, version string, try boo
 		}
 		c := choice{driver: d, name: name, why: by}
 		if try {
-			c.err = ready(ctx, d)
+			c.err = ready(ctx, d, patience)
 		}
 		return c, nil
 	}
@@ -70,7 +83,7 @@ func (a *app) chooseDriver(ctx context.Context, h *home, version string, try boo
 	for _, name := range driverNames[1:] {
 		d, err := a.newDriver(h, name, version, log)
 		if err == nil {
-			if err = ready(ctx, d); err == nil {
+			if err = ready(ctx, d, patience); err == nil {
 				auto.driver, auto.name = d, name
 				return auto, nil
 			}
@@ -96,33 +109,67 @@ func (a *app) newEngineDriver(h *home, kind, version string, log *slog.Logger) (
 	})
 }
 
-// ready reports whether a driver works, as far as that is told at once.
-func ready(ctx context.Context, d sandbox.Driver) error {
+// ready reports whether a driver works, as far as that is told at once, or within
+// patience by an engine.
+func ready(ctx context.Context, d sandbox.Driver, patience time.Duration) error {
 	if engine, ok := d.(*docker.Driver); ok {
-		return engine.Ready(ctx)
+		return within(ctx, engine, patience, engine.Ready)
 	}
 	return d.Check(ctx)
 }
 
+// within asks an engine something, and says so if there is no answer in time.
+func within(ctx context.Context, d *docker.Driver, patience time.Duration, ask func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := ask(bounded)
+	if err == nil || bounded.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	return hub.Hint(fmt.Errorf("the %s engine at %s has not answered within %v: %w", d.Name(), d.Address(), patience, context.DeadlineExceeded),
+		"restart it (`sudo systemctl restart "+d.Name()+"`)")
+}
+
 // sweepLeft removes the containers of processes of this hub that were killed. It
-// asks an engine only where some are known of.
-func (a *app) sweepLeft(ctx context.Context, h *home, log *slog.Logger) { a.sweep(ctx, h, false, log) }
-
-// sweepAll asks every engine on which this hub ever had a container.
-func (a *app) sweepAll(ctx context.Context, h *home, log *slog.Logger) { a.sweep(ctx, h, true, log) }
-
-func (a *app) sweep(ctx context.Context, h *home, all bool, log *slog.Logger) {
+// asks an engine only where some are known of, and waits for none that hangs.
+func (a *app) sweepLeft(ctx context.Context, h *home, log *slog.Logger) {
 	for _, kind := range []string{docker.KindDocker, docker.KindPodman} {
-		d, err := a.newEngineDriver(h, kind, "", log)
-		if err != nil {
-			continue // an address that makes no sense: nothing was started there
-		}
-		if all || d.Left() {
-			if _, err := d.Sweep(ctx); err != nil {
-				log.Warn("what a killed process has left could not be removed", "err", err)
-			}
-		}
-		d.Close()
+		a.sweep(ctx, h, kind, log, enginePatience, (*docker.Driver).Left)
+	}
+}
+
+// sweepAll asks every engine on which this hub ever had a container, beside what
+// the caller does, until stop is called.
+func (a *app) sweepAll(ctx context.Context, h *home, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	for _, kind := range []string{docker.KindDocker, docker.KindPodman} {
+		all.Go(func() {
+			a.sweep(ctx, h, kind, log, sweepPatience, func(*docker.Driver) bool { return true })
+		})
+	}
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
+// sweep sweeps one engine where wanted says so.
+func (a *app) sweep(ctx context.Context, h *home, kind string, log *slog.Logger, patience time.Duration, wanted func(*docker.Driver) bool) {
+	d, err := a.newEngineDriver(h, kind, "", log)
+	if err != nil {
+		return // an address that makes no sense: nothing was started there
+	}
+	defer d.Close()
+	if !wanted(d) {
+		return
+	}
+	err = within(ctx, d, patience, func(ctx context.Context) error {
+		_, err := d.Sweep(ctx)
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		log.Warn("what a killed process has left could not be removed", "err", whyNot(err))
 	}
 }
 

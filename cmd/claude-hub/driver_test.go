@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/claude-hub/claude-hub/internal/hubtest"
+	"github.com/claude-hub/claude-hub/internal/sandbox/docker"
 )
 
 // scriptTB lets a script use what is made for tests.
@@ -47,6 +51,27 @@ func cmdEngine(ts *testscript.TestScript, _ bool, args []string) {
 	variable := map[string]string{"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}[args[0]]
 	ts.Setenv(variable, engineOf(ts, args[0]))
 	writeSettings(ts, "image: "+hubtest.BaseImage+"\n")
+}
+
+// hung names, as Docker, an engine that takes connections and never answers, on
+// which a killed process of this hub seems to have left a container. There is no
+// Podman.
+func cmdHung(ts *testscript.TestScript, _ bool, _ []string) {
+	socket := ts.MkAbs("hung.sock")
+	l, err := net.Listen("unix", socket) // the kernel accepts, and nobody reads
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Setenv("DOCKER_HOST", "unix://"+socket)
+	ts.Setenv("CONTAINER_HOST", "unix://"+ts.MkAbs("no.sock"))
+	containers := containersPath(ts.Getenv("CLAUDE_HUB_DIR"))
+	digest := sha256.Sum256([]byte("unix://" + socket))
+	ts.Check(os.MkdirAll(filepath.Join(containers, fmt.Sprintf("docker-%x", digest[:4]), "c-left"), 0o700))
+	d, err := docker.New(docker.Config{Kind: docker.KindDocker, Dir: containers, Image: hubtest.BaseImage, Host: "unix://" + socket})
+	ts.Check(err)
+	defer d.Close()
+	if !d.Left() {
+		ts.Fatalf("the hub knows of no container that was left")
+	}
 }
 
 // settle NAME names what confines runs in the settings.

@@ -41,7 +41,16 @@ func (a *app) openEngine(ctx context.Context) (engine, error) {
 	if !errors.Is(err, hub.ErrNotFound) {
 		return nil, err
 	}
-	return a.newEngine(ctx, h, a.log())
+	refresher, err := a.newRefresher(h, a.log())
+	if err != nil {
+		return nil, err
+	}
+	e, err := a.newEngine(ctx, h, refresher, a.log())
+	if err != nil {
+		return nil, err
+	}
+	a.sweepLeft(ctx, h, a.log())
+	return e, nil
 }
 
 // remote is the daemon, asked over its socket.
@@ -71,11 +80,7 @@ type local struct {
 	wake     func() // has a person told of what is new; nil where nobody is
 }
 
-func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local, error) {
-	refresher, err := a.newRefresher(h, log)
-	if err != nil {
-		return nil, err
-	}
+func (a *app) newEngine(ctx context.Context, h *home, refresher *refresh.Refresher, log *slog.Logger) (*local, error) {
 	gw, err := gateway.New(gateway.Config{Tokens: refresher, Log: log})
 	if err != nil {
 		return nil, err
@@ -97,7 +102,6 @@ func (a *app) newEngine(ctx context.Context, h *home, log *slog.Logger) (*local,
 		return nil, errors.Join(err, e.Close())
 	}
 	closeInterrupted(ctx, e.runner, log)
-	a.sweepLeft(ctx, h, log)
 	return e, nil
 }
 

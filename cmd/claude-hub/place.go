@@ -66,7 +66,7 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	case inSandbox:
 		return a.sandboxPlace(ctx, agentPath)
 	case inContainer:
-		return a.containerPlace(ctx, h, agentPath, (*docker.Driver).Ready) // its start says what else is wrong
+		return a.containerPlace(ctx, h, agentPath, answers) // its start says what else is wrong
 	case inAuto, "":
 	default:
 		return nil, nil, hub.Hint(fmt.Errorf("%w: a sign-in can't be in %q", hub.ErrInvalid, in), "use one of "+strings.Join(places, ", "))
@@ -92,6 +92,8 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	say(fmt.Sprintf("the sign-in is on this machine itself: no container (%s), and no sandbox (%s)", whyNot(noContainer), whyNot(err)))
 	return here, func() {}, nil
 }
+
+func answers(d *docker.Driver, ctx context.Context) error { return ready(ctx, d, enginePatience) }
 
 func cancelledBefore(ctx context.Context) error {
 	return fmt.Errorf("%w before the sign-in began (%w)", hub.ErrCancelled, context.Cause(ctx))

@@ -53,18 +53,23 @@ func (a *app) serve(ctx context.Context) error {
 	defer signal.Stop(pipe)
 	log := slog.New(slog.NewTextHandler(secret.NewWriter(a.stderr), nil))
 	defer outliveHelpers(log)
-	e, err := a.newEngine(ctx, h, log)
+	// Before all else: no container engine or agent that hangs may let a login expire.
+	refresher, err := a.newRefresher(h, log)
+	if err != nil {
+		return err
+	}
+	defer refresher.Stop()
+	if err := refresher.Start(ctx); err != nil {
+		return err
+	}
+	e, err := a.newEngine(ctx, h, refresher, log)
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	a.sweepAll(ctx, h, log)
-	if err := e.refresher.Start(ctx); err != nil {
-		return err
-	}
-	defer e.refresher.Stop()
+	defer a.sweepAll(ctx, h, log)()
 	cfg := server.Config{Socket: socketPath(h.dir), Engine: e, Version: version(), Log: log}
-	page, err := a.openPage(h, e.refresher, log)
+	page, err := a.openPage(h, refresher, log)
 	if err != nil {
 		return err
 	}
