@@ -93,6 +93,16 @@ func New(cfg Config) *Notifier {
 // is at it, this one leaves it to that. The error says that nothing could be
 // written down, and so nothing new was told; a service that fails is in the log.
 func (n *Notifier) Observe(ctx context.Context, conditions []Condition) error {
+	return n.observe(ctx, conditions, true)
+}
+
+// ObserveSome is Observe where the conditions of some profiles can't be had. What
+// was told of those is not forgotten.
+func (n *Notifier) ObserveSome(ctx context.Context, conditions []Condition) error {
+	return n.observe(ctx, conditions, false)
+}
+
+func (n *Notifier) observe(ctx context.Context, conditions []Condition, all bool) error {
 	if len(n.cfg.Targets) == 0 {
 		return nil
 	}
@@ -114,7 +124,9 @@ func (n *Notifier) Observe(ctx context.Context, conditions []Condition) error {
 	if err != nil {
 		return err
 	}
-	b.forget(conditions)
+	if all {
+		b.forget(conditions)
+	}
 	for _, c := range conditions {
 		for _, m := range b.of(c.Profile).news(c, n.cfg.Link(c.Name), n.cfg.Now()) {
 			b.post(m, n.cfg.Targets, n.cfg.Now())

@@ -310,6 +310,12 @@ func TestAProfileThatIsGoneIsForgotten(t *testing.T) {
 	d.Health = hub.HealthLoginRequired
 	d.told(t, "login required")
 	n := notify.New(notify.Config{Dir: d.dir, Targets: targets(t, d.urls...), Link: func(hub.ProfileName) string { return "there" }})
+	if err := n.ObserveSome(t.Context(), nil); err != nil { // it may only be unreadable
+		t.Fatal(err)
+	}
+	if told := d.looks(t); len(told) != 0 {
+		t.Errorf("told again: %q", told)
+	}
 	if err := n.Observe(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
