@@ -149,8 +149,9 @@ type teller struct {
 	log       *slog.Logger
 	wake      chan struct{}
 
-	last []notify.Condition // that were looked at
-	at   time.Time          // when
+	last    []notify.Condition // that were looked at
+	at      time.Time          // when
+	trouble string             // with the profiles that could not be looked at
 }
 
 // startTelling tells what is new until the function that it returns is called;
@@ -200,29 +201,43 @@ func (t *teller) loop(ctx context.Context) {
 
 // runOnce tells what is new, if anything has changed, and delivers every minute.
 func (t *teller) runOnce(ctx context.Context) error {
-	conditions, err := t.conditions(ctx)
+	conditions, unreadable, err := t.conditions(ctx)
 	if err != nil {
 		return err
 	}
+	t.tell(unreadable)
 	if reflect.DeepEqual(conditions, t.last) && now().Sub(t.at) < deliverPeriod {
 		return nil
 	}
-	if err := t.notifier.Observe(ctx, conditions); err != nil {
+	observe := t.notifier.Observe
+	if unreadable != nil {
+		observe = t.notifier.ObserveSome
+	}
+	if err := observe(ctx, conditions); err != nil {
 		return err
 	}
 	t.last, t.at = conditions, now()
 	return nil
 }
 
-// conditions is how every profile stands.
-func (t *teller) conditions(ctx context.Context) ([]notify.Condition, error) {
-	profiles, err := t.home.vault.Profiles(ctx)
-	if err != nil {
-		return nil, err
+// tell logs what is wrong with profiles when that is new.
+func (t *teller) tell(unreadable error) {
+	words := ""
+	if unreadable != nil {
+		words = unreadable.Error()
 	}
+	if words != "" && words != t.trouble {
+		t.log.Error("of some profiles, nobody can be told what is new", "err", unreadable)
+	}
+	t.trouble = words
+}
+
+// conditions is how every profile stands that can be read; unreadable says what
+// is wrong with the others.
+func (t *teller) conditions(ctx context.Context) (all []notify.Condition, unreadable, err error) {
 	parked, err := t.store.Runs(ctx, store.Filter{Parked: true})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	waiting := map[hub.ProfileID]int{}
 	for _, r := range parked {
@@ -230,15 +245,35 @@ func (t *teller) conditions(ctx context.Context) ([]notify.Condition, error) {
 			waiting[r.ProfileID]++
 		}
 	}
-	all := make([]notify.Condition, 0, len(profiles))
-	for _, p := range profiles {
-		s, err := t.refresher.Status(ctx, p.ID)
-		if err != nil {
-			return nil, fmt.Errorf("profile %s: %w", p.Name, err)
-		}
-		all = append(all, condition(p, s, waiting[p.ID]))
+	standing, unreadable := t.home.standing(ctx, t.refresher)
+	for _, s := range standing {
+		all = append(all, condition(s.profile, s.status, waiting[s.profile.ID]))
 	}
-	return all, nil
+	return all, unreadable, ctx.Err()
+}
+
+// standing is a profile with how its login stands.
+type standing struct {
+	profile hub.Profile
+	status  refresh.Status
+}
+
+// standing returns the profiles that can be read, by name, each with how its login
+// stands. The error says what is wrong with the others: one that is damaged is
+// the trouble of nobody else.
+func (h *home) standing(ctx context.Context, r *refresh.Refresher) ([]standing, error) {
+	profiles, err := h.vault.Profiles(ctx)
+	problems := []error{err}
+	all := make([]standing, 0, len(profiles))
+	for _, p := range profiles {
+		s, err := r.Status(ctx, p.ID)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("profile %q: %w", p.Name, err))
+			continue
+		}
+		all = append(all, standing{p, s})
+	}
+	return all, errors.Join(problems...)
 }
 
 // condition is a status as package notify takes it. A login that its owner has

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -26,20 +25,8 @@ type logins struct {
 	refresher *refresh.Refresher
 }
 
-func (l logins) profile(ctx context.Context, id hub.ProfileID) (hub.Profile, error) {
-	profiles, err := l.vault.Profiles(ctx)
-	if err != nil {
-		return hub.Profile{}, err
-	}
-	i := slices.IndexFunc(profiles, func(p hub.Profile) bool { return p.ID == id })
-	if i < 0 {
-		return hub.Profile{}, fmt.Errorf("%w: the profile of the run", hub.ErrNotFound)
-	}
-	return profiles[i], nil
-}
-
 func (l logins) Allow(ctx context.Context, req run.Request) (run.Request, error) {
-	p, err := l.profile(ctx, req.Profile.ID)
+	p, err := l.vault.ProfileByID(ctx, req.Profile.ID)
 	if err != nil {
 		return req, err
 	}
@@ -57,7 +44,7 @@ func (l logins) Allow(ctx context.Context, req run.Request) (run.Request, error)
 }
 
 func (l logins) Login(ctx context.Context, id hub.ProfileID) (bool, string, error) {
-	if _, err := l.profile(ctx, id); err != nil {
+	if _, err := l.vault.ProfileByID(ctx, id); err != nil {
 		return false, "", err
 	}
 	s, err := l.refresher.Status(ctx, id)

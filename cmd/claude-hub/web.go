@@ -67,8 +67,7 @@ func (a *app) openPage(h *home, r *refresh.Refresher, log *slog.Logger) (*web.Pa
 		return nil, err
 	}
 	p, err := web.New(web.Config{
-		Hub: desk{a, h, r}, Listen: l.address, PublicURL: l.public, Insecure: l.insecure, Log: log,
-		Ready: func(ctx context.Context) error { _, err := h.vault.Profiles(ctx); return err },
+		Hub: desk{a, h, r, log}, Listen: l.address, PublicURL: l.public, Insecure: l.insecure, Log: log, Ready: h.ready,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && !l.chosen {
 		log.Warn("the operator's page is off: its address is taken; `listen` in config.yaml can name another", "address", l.address)
@@ -83,20 +82,32 @@ type desk struct {
 	a         *app
 	home      *home
 	refresher *refresh.Refresher
+	log       *slog.Logger
 }
 
-// Profiles returns every profile with its health.
+// ready returns nil where the hub serves: if some profiles can't be read, it does
+// for the others.
+func (h *home) ready(ctx context.Context) error {
+	profiles, err := h.vault.Profiles(ctx)
+	if len(profiles) > 0 {
+		return nil
+	}
+	return err
+}
+
+// Profiles returns every profile with its health, but for those that can't be
+// read, which are logged.
 func (d desk) Profiles(ctx context.Context) ([]web.Profile, error) {
-	profiles, err := d.home.vault.Profiles(ctx)
-	if err != nil {
+	all, err := d.home.standing(ctx, d.refresher)
+	if err != nil && len(all) == 0 {
 		return nil, err
 	}
-	list := make([]web.Profile, 0, len(profiles))
-	for _, p := range profiles {
-		s, err := d.refresher.Status(ctx, p.ID)
-		if err != nil {
-			return nil, fmt.Errorf("profile %q: %w", p.Name, err)
-		}
+	if err != nil {
+		d.log.Error("some profiles are not on the page", "err", err)
+	}
+	list := make([]web.Profile, 0, len(all))
+	for _, of := range all {
+		p, s := of.profile, of.status
 		line := web.Profile{
 			Name: p.Name, Account: d.home.email(ctx, p.ID, s.Account), Plan: s.Plan, Health: s.Health, Reason: s.Reason,
 			SignedIn: s.Generation > 0, LoginExpires: s.LoginExpires, SpareInUse: s.ServedBySpare,
@@ -188,7 +199,7 @@ func (a *app) loginOwnPage(ctx context.Context, h *home, req api.SignInRequest, 
 		return err
 	}
 	defer r.Stop()
-	p, err := web.New(web.Config{Hub: desk{a, h, r}, Listen: "127.0.0.1:0", Log: a.log()})
+	p, err := web.New(web.Config{Hub: desk{a, h, r, a.log()}, Listen: "127.0.0.1:0", Log: a.log()})
 	if err != nil {
 		return err
 	}
