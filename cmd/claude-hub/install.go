@@ -223,6 +223,10 @@ func (a *app) addContainer(c *cobra.Command, i *installation, h *home, workspace
 	return nil
 }
 
+// OwnMounts reports whether the daemon makes mounts that others have to see: root's
+// does, for containers.
+func (i installation) OwnMounts() bool { return i.UID == 0 }
+
 // Identity is the container's user.
 func (i installation) Identity() string { return strconv.Itoa(i.UID) + ":" + strconv.Itoa(i.GID) }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -300,6 +301,28 @@ func cmdUnit(ts *testscript.TestScript, _ bool, args []string) {
 	text := strings.TrimSpace(string(out))
 	if err != nil || strings.Contains(text, filepath.Base(args[1])) {
 		ts.Fatalf("systemd-analyze: %v\n%s", err, text)
+	}
+}
+
+// TestUnitOfRootSharesItsMounts: nothing in the unit of a daemon that is root gives it
+// mounts that a container engine doesn't see; any other's is hardened by them.
+func TestUnitOfRootSharesItsMounts(t *testing.T) {
+	apart := regexp.MustCompile(`(?m)^(Protect(System|Home|Kernel\w+|ControlGroups|Proc)|Private\w+|(ReadOnly|ReadWrite|Inaccessible|Exec|NoExec)Paths|` +
+		`Bind\w*Paths|TemporaryFileSystem|MountFlags|MountAPIVFS|Root\w+|ProcSubset|DynamicUser|LogNamespace)=`)
+	for uid, want := range map[int]bool{0: false, 1000: true} {
+		var out bytes.Buffer
+		a := &app{stdout: &out}
+		if err := a.printTemplate(systemdUnit, installation{Program: "/p", Dir: "/d", System: true, User: "u", UID: uid}); err != nil {
+			t.Fatal(err)
+		}
+		if found := apart.FindAllString(out.String(), -1); (found != nil) != want {
+			t.Errorf("the unit of user %d has %q", uid, found)
+		}
+		for _, line := range []string{"\nNoNewPrivileges=yes\n", "\nProtectClock=yes\n", "\nUMask=0077\n"} {
+			if !strings.Contains(out.String(), line) {
+				t.Errorf("the unit of user %d does not have %q:\n%s", uid, line, &out)
+			}
+		}
 	}
 }
 
