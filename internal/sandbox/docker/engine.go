@@ -58,6 +58,10 @@ func (d *Driver) Bounds() bool {
 }
 
 func (d *Driver) ask(ctx context.Context) (*engine, error) {
+	if d.userns != nil && mountsApart() {
+		return nil, hub.Hint(fmt.Errorf("%w: this process has mounts of its own, and those that map the owners of files for a container would not be seen by the %s engine",
+			hub.ErrInvalid, d.cfg.Kind), apartHint)
+	}
 	what := fmt.Sprintf("the %s engine at %s", d.cfg.Kind, d.address.host)
 	if _, err := d.client.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		return nil, d.explain(what, err)

@@ -21,6 +21,7 @@ const (
 	tooOldHint    = "Docker 19.03 or newer, or Podman 4.0 or newer, is needed"
 	ownerHint     = "run claude-hub as the engine's user, or give it the system's engine"
 	boundsHint    = "an engine without root needs control groups of version 2 (a systemd of this decade), or storage without FUSE"
+	apartHint     = "start claude-hub as root without what gives a unit mounts of its own (`claude-hub install systemd --system` prints one); or run it as an ordinary user"
 	idmapHint     = "as root, claude-hub needs Linux 5.12 or newer and a workspace on a file system that can map owners (ext4, xfs, btrfs, tmpfs); or run it as an ordinary user"
 )
 

@@ -109,6 +109,18 @@ func (m *idmap) explain(path string, err error) error {
 	return err
 }
 
+// mountsApart reports whether this process is known to be in another mount namespace
+// than the machine's first process, and so than an engine. Where that can't be
+// looked at, Check still finds out.
+func mountsApart() bool {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	first, err := os.Readlink("/proc/1/ns/mnt")
+	return err == nil && own != first
+}
+
 // attach puts a mount of clone's at target, which must be there.
 func attach(tree *os.File, target string) error {
 	err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)

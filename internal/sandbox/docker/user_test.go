@@ -106,3 +106,32 @@ func TestSocketNotPermitted(t *testing.T) {
 		t.Errorf("as user %d: %v\n%s", nobody, err, out)
 	}
 }
+
+// TestMountsApart is about root whose mounts the engine doesn't see, as in a unit of
+// systemd's with ProtectSystem. Process 1 is one of the test's own.
+func TestMountsApart(t *testing.T) {
+	if os.Getenv("MOUNTS_APART") == "" {
+		script := `MOUNTS_APART=$1; export MOUNTS_APART; shift; "$@"; exit $?`
+		for apart, args := range map[string][]string{"yes": {"unshare", "-m"}, "no": nil} {
+			args = append(append([]string{"-m", "-p", "-f", "--mount-proc", "sh", "-c", script, "sh", apart}, args...),
+				os.Args[0], "-test.run=^TestMountsApart$", "-test.v")
+			if os.Getuid() != 0 {
+				args = append([]string{"-r"}, args...)
+			}
+			if out, err := exec.CommandContext(t.Context(), "unshare", args...).CombinedOutput(); err != nil {
+				t.Errorf("apart: %s: %v\n%s", apart, err, out)
+			}
+		}
+		return
+	}
+	d, err := docker.New(docker.Config{Kind: docker.KindDocker, Host: "unix:///no/such.sock", Dir: t.TempDir(), Image: hubtest.BaseImage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{"Ready": d.Ready(t.Context()), "Check": d.Check(t.Context())} {
+		refused := err != nil && strings.Contains(err.Error(), "mounts of its own") && strings.Contains(hub.HintOf(err), "install systemd --system")
+		if refused != (os.Getenv("MOUNTS_APART") == "yes") {
+			t.Errorf("%s: %v, hint %q", name, err, hub.HintOf(err))
+		}
+	}
+}
