@@ -105,6 +105,10 @@ func (x *execution) execute(ctx context.Context) (e ending) {
 		return e
 	}
 	defer way.release()
+	if err := x.checkPlace(context.WithoutCancel(ctx)); err != nil { // a cancel has its own way
+		e.err, e.cause = err, context.Cause(ctx)
+		return e
+	}
 	spec, err := x.spec(way)
 	if err != nil {
 		e.err = err

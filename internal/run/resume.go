@@ -18,7 +18,7 @@ import (
 // Resume goes on with a parked run, in its session if the CLI has left one, and
 // returns when it has ended or is parked again; see [Runner.Run]. It is
 // [hub.ErrConflict] if the run is not parked (any more), and [hub.ErrLocked] if
-// another process has it. A run whose request cannot be met any more ends with
+// another process has it, or a workspace in or around its own. A run whose request cannot be met any more ends with
 // a verdict that says why.
 func (r *Runner) Resume(ctx context.Context, id hub.RunID) (hub.Run, error) {
 	if _, err := hub.ParseRunID(string(id)); err != nil {
@@ -51,6 +51,11 @@ func (r *Runner) Resume(ctx context.Context, id hub.RunID) (hub.Run, error) {
 	if err != nil {
 		verdict, reason, _ := unstarted(err)
 		return r.finish(ctx, dir, record, verdict, "it could not go on: "+reason)
+	}
+	if err := r.checkOverlap(ctx, id, req.Dir); errors.Is(err, hub.ErrRefused) {
+		return record, fmt.Errorf("%w: %w", hub.ErrLocked, err) // it stays parked until the other run has ended
+	} else if err != nil {
+		return record, err
 	}
 	if err := dir.reopen(); err != nil {
 		return record, fmt.Errorf("opening the run's directory: %w", err)

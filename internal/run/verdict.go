@@ -83,12 +83,13 @@ func unstarted(err error) (hub.Verdict, string, time.Time) {
 		return hub.VerdictLoginRequired, line(err.Error()), time.Time{}
 	case errors.Is(err, hub.ErrParked):
 		return hub.VerdictParked, line(err.Error()), time.Time{}
-	case errors.Is(err, hub.ErrRefused):
-		return hub.VerdictRefused, line(err.Error()), time.Time{}
 	}
 	reason := err.Error()
 	if hint := hub.HintOf(err); hint != "" {
 		reason += ": " + hint
+	}
+	if errors.Is(err, hub.ErrRefused) {
+		return hub.VerdictRefused, line(reason), time.Time{}
 	}
 	return hub.VerdictFailed, line(reason), time.Time{}
 }
