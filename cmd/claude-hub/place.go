@@ -59,6 +59,7 @@ func (a *app) newSignIn(ctx context.Context, h *home, in string, timeout time.Du
 
 // signInPlace returns the place that in names.
 func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, say func(string)) (login.Place, func(), error) {
+	answers := func(ctx context.Context, d *docker.Driver) error { return ready(ctx, d, enginePatience) }
 	here := &login.Here{Agent: agentPath, Environ: a.environ}
 	switch in {
 	case inHere:
@@ -73,7 +74,7 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	}
 	// An engine may be elsewhere, and share no files: better to know that while
 	// there is another place.
-	box, release, noContainer := a.containerPlace(ctx, h, agentPath, (*docker.Driver).Check)
+	box, release, noContainer := a.containerPlace(ctx, h, agentPath, func(ctx context.Context, d *docker.Driver) error { return d.Check(ctx) })
 	if noContainer == nil {
 		say("the sign-in is " + box.Name())
 		return box, release, nil
@@ -92,8 +93,6 @@ func (a *app) signInPlace(ctx context.Context, h *home, in, agentPath string, sa
 	say(fmt.Sprintf("the sign-in is on this machine itself: no container (%s), and no sandbox (%s)", whyNot(noContainer), whyNot(err)))
 	return here, func() {}, nil
 }
-
-func answers(d *docker.Driver, ctx context.Context) error { return ready(ctx, d, enginePatience) }
 
 func cancelledBefore(ctx context.Context) error {
 	return fmt.Errorf("%w before the sign-in began (%w)", hub.ErrCancelled, context.Cause(ctx))
@@ -121,7 +120,7 @@ func (a *app) sandboxPlace(ctx context.Context, agentPath string) (login.Place, 
 
 // containerPlace returns a container of the setup image, on the first engine of
 // which try says that it has one.
-func (a *app) containerPlace(ctx context.Context, h *home, agentPath string, try func(*docker.Driver, context.Context) error) (login.Place, func(), error) {
+func (a *app) containerPlace(ctx context.Context, h *home, agentPath string, try func(context.Context, *docker.Driver) error) (login.Place, func(), error) {
 	version := h.agentState(ctx).Version
 	var errs []error
 	for _, kind := range []string{docker.KindDocker, docker.KindPodman} {
@@ -129,7 +128,7 @@ func (a *app) containerPlace(ctx context.Context, h *home, agentPath string, try
 			Kind: kind, Dir: containersPath(h.dir), Image: image.Name(image.Setup, version), Environ: a.environ, Log: a.log(),
 		})
 		if err == nil {
-			if err = try(d, ctx); err == nil {
+			if err = try(ctx, d); err == nil {
 				a.sweepLeft(ctx, h, a.log())
 				return a.box(d, "in a container ("+kind+")", agentPath), d.Close, nil
 			}
