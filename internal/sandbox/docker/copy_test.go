@@ -102,3 +102,39 @@ func TestNameWithoutADirectory(t *testing.T) {
 		t.Errorf("the file says %q, %v; want the name and a directory", text, err)
 	}
 }
+
+// TestSweepUnmountsForOtherEngines: a hub that died during a start at an address
+// that is no longer used.
+func TestSweepUnmountsForOtherEngines(t *testing.T) {
+	b := newBetween(t, docker.KindDocker)
+	reached, answered, release := b.blockAt("/containers/create")
+	var dir string
+	d := newDriver(t, docker.KindDocker, via(b), func(c *docker.Config) { dir = c.Dir })
+	cmd := exec.Command("/proc/self/exe", hubArg, docker.KindDocker, b.host(), dir, "x")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	mounted := func() bool {
+		mounts, _ := os.ReadFile("/proc/self/mountinfo")
+		return bytes.Contains(mounts, []byte(dir))
+	}
+	<-reached
+	next := newDriver(t, docker.KindPodman, func(c *docker.Config) { c.Dir = dir })
+	if n, err := next.Sweep(t.Context()); n != 0 || err != nil {
+		t.Errorf("beside a hub that lives, a sweep of another engine removed %d, %v", n, err)
+	}
+	if os.Getuid() == 0 && !mounted() {
+		t.Error("nothing is mounted beside a hub that lives")
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if n, err := next.Sweep(t.Context()); n != 0 || err != nil || mounted() {
+		t.Errorf("a sweep of another engine removed %d, %v; mounts are left: %v", n, err, mounted())
+	}
+	release()
+	<-answered
+	if _, err := d.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, d, dir)
+}

@@ -224,10 +224,10 @@ func (p *place) remove() error {
 // abandon leaves the place to a sweep.
 func (p *place) abandon() { p.lock.Close() }
 
-// deadPlace returns the place of that name if the process that made it is gone.
+// deadPlace returns the place of that name in dir if the process that made it is gone.
 // It is locked then. Nil is one that lives, or that is gone.
-func (d *Driver) deadPlace(name string) (*place, error) {
-	p := &place{id: strings.TrimPrefix(name, placePrefix), dir: filepath.Join(d.cfg.Dir, name)}
+func deadPlace(dir, name string) (*place, error) {
+	p := &place{id: strings.TrimPrefix(name, placePrefix), dir: filepath.Join(dir, name)}
 	// One whose maker died before the lock was made gets one here.
 	lock, err := os.OpenFile(p.in(lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {

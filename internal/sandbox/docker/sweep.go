@@ -2,8 +2,11 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -11,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // sweepers bounds how many containers are removed at once.
@@ -19,17 +23,17 @@ const sweepers = 8
 // Left reports whether a process of this hub's has died and left a container
 // behind. It asks no engine.
 func (d *Driver) Left() bool {
-	dead, _ := d.deadPlaces()
+	dead, _ := deadPlaces(d.cfg.Dir)
 	for _, p := range dead {
 		p.abandon()
 	}
 	return len(dead) > 0
 }
 
-// deadPlaces returns the places whose processes are gone, locked. What could be
+// deadPlaces returns the places in dir whose processes are gone, locked. What could be
 // looked at is returned, also with an error.
-func (d *Driver) deadPlaces() ([]*place, error) {
-	entries, err := os.ReadDir(d.cfg.Dir)
+func deadPlaces(dir string) ([]*place, error) {
+	entries, err := os.ReadDir(dir)
 	if os.IsNotExist(err) {
 		return nil, nil
 	}
@@ -38,7 +42,7 @@ func (d *Driver) deadPlaces() ([]*place, error) {
 		if !strings.HasPrefix(e.Name(), placePrefix) {
 			continue
 		}
-		p, perr := d.deadPlace(e.Name())
+		p, perr := deadPlace(dir, e.Name())
 		if perr != nil {
 			err = perr
 		}
@@ -50,14 +54,18 @@ func (d *Driver) deadPlaces() ([]*place, error) {
 }
 
 // Sweep removes the containers of this hub whose process is gone, running or not,
-// with all that belongs to them, and what is still mounted for them on the host.
+// with all that belongs to them, and what is still mounted on the host for them and
+// for those on other engines, which it asks nothing.
 // It returns how many containers there were. Those of a process that lives, of this
 // one or another, stay. It may run beside anything else, another Sweep included.
 func (d *Driver) Sweep(ctx context.Context) (int, error) {
+	d.unmountElsewhere()
 	if _, err := os.Stat(d.cfg.Dir); os.IsNotExist(err) {
 		return 0, nil // nothing was ever made
 	}
-	dead, lookErr := d.deadPlaces()
+	unlock := d.lockSweeps()
+	dead, lookErr := deadPlaces(d.cfg.Dir)
+	unlock()
 	defer func() {
 		for _, p := range dead {
 			p.abandon()
@@ -83,6 +91,44 @@ func (d *Driver) Sweep(ctx context.Context) (int, error) {
 	}
 	dead = nil
 	return removed, lookErr
+}
+
+// lockSweeps keeps the other engines' sweeps from looking at the places, so that
+// none takes for alive what another is just looking at. Where it can't be locked,
+// the next sweep finds what this one misses.
+func (d *Driver) lockSweeps() (unlock func()) {
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(d.cfg.Dir), "sweep.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return func() {}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		d.log.Warn("sweeps could not be kept apart", "error", err)
+	}
+	return func() { f.Close() }
+}
+
+// unmountElsewhere takes away what processes that are gone have left mounted on the
+// host for engines at other addresses, which nobody may ask any more. Their
+// directories stay until somebody does.
+func (d *Driver) unmountElsewhere() {
+	root := filepath.Dir(d.cfg.Dir)
+	defer d.lockSweeps()()
+	entries, err := os.ReadDir(root)
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		if dir == d.cfg.Dir || !e.IsDir() {
+			continue
+		}
+		dead, derr := deadPlaces(dir)
+		err = errors.Join(err, derr)
+		for _, p := range dead {
+			err = errors.Join(err, p.unmount())
+			p.abandon()
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn("what is mounted for containers of other engines could not be taken away", "error", err)
+	}
 }
 
 // alive are the states of a container that has processes; "stopping" is Podman's.
