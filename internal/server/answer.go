@@ -31,7 +31,7 @@ func newAnswer(w http.ResponseWriter, patience time.Duration, cancel context.Can
 }
 
 // extend has the deadline start over.
-func (a *answer) extend() { a.control.SetWriteDeadline(time.Now().Add(a.patience)) } //nolint:errcheck // net/http's own response can
+func (a *answer) extend() { a.control.SetWriteDeadline(time.Now().Add(a.patience)) }
 
 func (a *answer) Write(b []byte) (n int, err error) {
 	err = a.do(func() error { n, err = a.ResponseWriter.Write(b); return err })
