@@ -380,7 +380,7 @@ func lookAtRecovery(ctx context.Context, p *patient) []Finding {
 	var stale []string
 	for _, f := range current(files) {
 		sealed, err := backend.Get(ctx, f.path, f.size+1)
-		if err != nil || sealedTo(sealed) == 0 { // damaged: the vault check says so
+		if err != nil || sealedTo(sealed) == 0 || !key.Sealed(sealed) { // damaged, or another key's: the vault check says so
 			continue
 		}
 		if sealedTo(sealed) != 1+len(settings.RecoveryRecipients) || !noted(sealed, note) {

@@ -105,6 +105,12 @@ func (k Key) RecoveryNote(recovery []string) string {
 	return "-> " + noteType + " " + k.recoveryMark(recovery)
 }
 
+// Sealed reports whether a record says that it was sealed with this key. It is no
+// proof: opening it is.
+func (k Key) Sealed(sealed []byte) bool {
+	return bytes.HasPrefix(sealed, []byte(firstLine+k.id()+" "))
+}
+
 // recoveryMark tells nothing about the recipients to those who have not the key.
 func (k Key) recoveryMark(recovery []string) string {
 	list := slices.Clone(recovery)
