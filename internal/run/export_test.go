@@ -34,3 +34,6 @@ func Tail(chunks ...string) string {
 	}
 	return t.String()
 }
+
+// LastSession is how the session of a run is found whose process has died.
+var LastSession = lastSession

@@ -554,3 +554,29 @@ func TestACancelledRunDoesNotGoOn(t *testing.T) {
 		})
 	}
 }
+
+func TestTheSessionOfTheLastAttemptIsFound(t *testing.T) {
+	const first, second = "0f0e0d0c-0000-4000-8000-000000000001", "0f0e0d0c-0000-4000-8000-000000000002"
+	event := func(session string) string {
+		return `{"type":"system","subtype":"init","session_id":"` + session + `","model":"m","cwd":"/w"}` + "\n"
+	}
+	long := strings.Repeat(event(first), 1500)
+	resumed := `{"type":"hub","subtype":"resumed","run":"r-1","text":"it goes on"}` + "\n"
+	for name, c := range map[string]struct{ log, want string }{
+		"one attempt":             {long, first},
+		"a second":                {event(first) + resumed + event(second), second},
+		"a second, after a long":  {long + resumed + event(second), second},
+		"a second, and long":      {long + resumed + strings.Repeat(event(second), 1500), second},
+		"a second that said none": {long + resumed, first},
+		"a second, cut off":       {long + resumed + event(second) + `{"type":"assis`, second},
+		"nothing":                 {"", ""},
+	} {
+		path := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(path, []byte(c.log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := run.LastSession(path); got != c.want {
+			t.Errorf("%s: %q; want %q", name, got, c.want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package run
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -176,12 +177,17 @@ func (r *Runner) rescueSession(dir *directory, record hub.Run) string {
 	return session
 }
 
-// maxSessionScan bounds how many lines of a log are searched: the CLI names its
-// session in its first event.
+// maxSessionScan bounds how many lines of each attempt are searched: the CLI names
+// its session in its first event.
 const maxSessionScan = 1000
 
-// lastSession returns the session that the first events of a log name, the last
-// of them, so that a resumed run's counts.
+// resumedStart is how the note begins with which an attempt does. It can't come
+// from the CLI: the recorder lets none of its lines pass for a note.
+var resumedStart = []byte(`{"type":"` + NoteType + `","subtype":"` + NoteResumed + `"`)
+
+// lastSession returns the session that the last attempt in a log names in its first
+// events; if it names none, that of the one before, and so on. The log is read
+// once, all of it; [Config.MaxLog] bounds it.
 func lastSession(log string) string {
 	f, err := os.OpenFile(log, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -191,7 +197,13 @@ func lastSession(log string) string {
 	lines := bufio.NewScanner(f)
 	lines.Buffer(make([]byte, 0, 64<<10), maxLine+1)
 	session := ""
-	for n := 0; n < maxSessionScan && lines.Scan(); n++ {
+	for n := 0; lines.Scan(); n++ {
+		if bytes.HasPrefix(lines.Bytes(), resumedStart) {
+			n = 0
+		}
+		if n >= maxSessionScan {
+			continue
+		}
 		if e, err := agent.ParseEvent(lines.Bytes()); err == nil && sessionName(e.Session) {
 			session = e.Session
 		}
