@@ -62,7 +62,7 @@ type Limits struct {
 	// FileSize is in bytes and bounds each file that the job writes.
 	FileSize int64
 	// MinFree is in bytes: the sandbox ends when a file system that it may write
-	// to has less left.
+	// to has less left, or next to no room for more files.
 	MinFree int64
 	// Temp is in bytes and bounds /tmp and /dev/shm, each. 0 is 1 GiB.
 	Temp int64
