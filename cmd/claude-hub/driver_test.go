@@ -93,7 +93,7 @@ func cmdContainers(ts *testscript.TestScript, _ bool, args []string) {
 	if len(ids) != 1 {
 		ts.Fatalf("the hub has %d names for its containers of %s", len(ids), args[0])
 	}
-	id := strings.TrimSpace(ts.ReadFile(ids[0]))
+	id, _, _ := strings.Cut(strings.TrimSpace(ts.ReadFile(ids[0])), " ") // and which directory it is of
 	var out []byte
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		// Docker's client speaks to both.
@@ -117,7 +117,8 @@ func cmdLimited(ts *testscript.TestScript, _ bool, args []string) {
 	ids, err := filepath.Glob(filepath.Join(ts.Getenv("CLAUDE_HUB_DIR"), "containers", args[0]+"-*", "id"))
 	ts.Check(err)
 	host := engineOf(ts, args[0])
-	id, err := exec.Command("docker", "-H", host, "ps", "-q", "--filter", "label=io.claude-hub.hub="+strings.TrimSpace(ts.ReadFile(ids[0]))).Output()
+	name, _, _ := strings.Cut(strings.TrimSpace(ts.ReadFile(ids[0])), " ")
+	id, err := exec.Command("docker", "-H", host, "ps", "-q", "--filter", "label=io.claude-hub.hub="+name).Output()
 	ts.Check(err)
 	out, err := exec.Command("docker", "-H", host, "inspect", "--format",
 		"{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.NetworkMode}} {{.HostConfig.ReadonlyRootfs}}",
